@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import sys
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
-
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT / "tools"))
-
+import tiktoken
 import tiny_model
+from PIL import Image
+from swift import get_processor, get_template
+from transformers import AutoTokenizer, Qwen2_5_VLForConditionalGeneration
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 SENTENCES = [
     "Hello, world! 12345  \n\n x",
@@ -28,16 +29,14 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def tokenizer(checkpoint: Path) -> Any:
-    from transformers import AutoTokenizer
-
     return AutoTokenizer.from_pretrained(checkpoint)
 
 
 class TestTokenizer:
+    """Text and control tokens get the ids that Qwen publishes."""
+
     @pytest.mark.parametrize("text", SENTENCES)
     def test_text_encodes_as_with_the_published_ranks(self, tokenizer: Any, text: str) -> None:
-        import tiktoken
-
         reference = tiktoken.Encoding(
             "qwen", pat_str=tiny_model.SPLIT_PATTERN, mergeable_ranks=tiny_model.qwen_ranks(), special_tokens={}
         )
@@ -69,6 +68,8 @@ class TestTokenizer:
 
 
 class TestChatFormat:
+    """A dialogue is spelled as Qwen2.5-VL spells it."""
+
     def test_dialogue_with_an_image_is_spelled_as_qwen_spells_it(self, tokenizer: Any) -> None:
         messages = [
             {"role": "system", "content": "S"},
@@ -89,9 +90,6 @@ class TestChatFormat:
         assert text == ("<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n<|im_start|>user\nQ<|im_end|>\n")
 
     def test_swift_spells_the_same_dialogue_with_the_same_ids(self, checkpoint: Path, tokenizer: Any) -> None:
-        from PIL import Image
-        from swift import get_processor, get_template
-
         template = get_template(get_processor(str(checkpoint)), template_type="qwen2_5_vl")
         template.set_mode("train")
         question, call = "<image>What is it?", '<think>t</think>\n<tool_call>\n{"name": "f"}\n</tool_call>'
@@ -103,15 +101,15 @@ class TestChatFormat:
         )
         parts = [{"type": "image"}, {"type": "text", "text": "What is it?"}]
         messages = [{"role": "user", "content": parts}, {"role": "assistant", "content": call}]
-        text = tokenizer.apply_chat_template(messages, tokenize=False).removesuffix("\n")
+        text = tokenizer.apply_chat_template(messages, tokenize=False)
         pads = "<|image_pad|>" * 16
         assert encoded["input_ids"] == tokenizer(text.replace("<|image_pad|>", pads))["input_ids"]
 
 
 class TestCheckpoint:
-    def test_transformers_loads_every_weight_by_its_name(self, checkpoint: Path) -> None:
-        from transformers import Qwen2_5_VLForConditionalGeneration
+    """The files load, and follow from the seed."""
 
+    def test_transformers_loads_every_weight_by_its_name(self, checkpoint: Path) -> None:
         model, info = Qwen2_5_VLForConditionalGeneration.from_pretrained(checkpoint, output_loading_info=True)
         assert not any(info[key] for key in ("missing_keys", "unexpected_keys", "mismatched_keys"))
         assert 19_000_000 < sum(weight.numel() for weight in model.parameters()) < 21_000_000

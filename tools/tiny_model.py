@@ -25,6 +25,18 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import torch
+from safetensors.torch import save_file
+from tokenizers import (  # type: ignore[import-untyped]
+    AddedToken,
+    Regex,
+    Tokenizer,
+    decoders,
+    models,
+    normalizers,
+    pre_tokenizers,
+)
+
 VOCAB_SIZE = 151_936
 """Rows of the embedding. It stays at the real size because swift and vLLM look image tokens up by their real ids."""
 
@@ -148,7 +160,7 @@ def merge_pair(token: bytes, ranks: dict[bytes, int]) -> tuple[bytes, bytes]:
     """
     limit = ranks[token]
     pieces = [bytes([byte]) for byte in token]
-    while len(pieces) > 2:
+    while pieces[2:]:
         candidates = [(ranks.get(left + right, limit), at) for at, (left, right) in enumerate(pairwise(pieces))]
         rank, at = min(candidates)
         if rank >= limit:
@@ -167,16 +179,6 @@ def _printable_bytes() -> list[str]:
 
 def _write_tokenizer(directory: Path) -> None:
     """Write ``tokenizer.json``, ``tokenizer_config.json`` and the chat template."""
-    from tokenizers import (
-        AddedToken,
-        Regex,
-        Tokenizer,
-        decoders,
-        models,
-        normalizers,
-        pre_tokenizers,
-    )
-
     ranks = qwen_ranks()
     table = _printable_bytes()
 
@@ -286,9 +288,6 @@ def _write_weights(directory: Path, shape: TinyShape, seed: int) -> None:
     They are written tensor by tensor rather than by a model's ``save_pretrained``: its names and its ``config.json``
     change with the version of transformers, and the hub's names are read by all of them and by vLLM.
     """
-    import torch
-    from safetensors.torch import save_file
-
     generator = torch.Generator().manual_seed(seed)
     weights: dict[str, torch.Tensor] = {}
 
