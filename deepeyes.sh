@@ -1,30 +1,338 @@
 #!/usr/bin/env bash
-# DeepEyes on ms-swift: every way to run it.
+# DeepEyes on ms-swift: every way to run it. `bash deepeyes.sh help` lists the commands.
 #
-#   bash deepeyes.sh demo      # no GPU, no download: GRPO with the zoom tool on a tiny model, on this machine
-#   bash deepeyes.sh help      # all commands
+# No GPU, no download, some minutes: the whole loop on a tiny model.
+#
+#   bash deepeyes.sh demo
+#
+# One node of 8 x 80 GB, three terminals, started in this order; training starts when the rollout server answers.
+#
+#   bash deploy_judge.sh          # Qwen2.5-VL-72B-Instruct judges answers on GPUs 4-7
+#   bash deepeyes.sh rollout      # vLLM plays the trajectories on GPU 3
+#   bash deepeyes.sh train        # GRPO on GPUs 0-2
+#
+# `rollout` and `train` take these settings from the environment, and hand every further argument to swift, where it
+# wins over ours. `--dry-run` prints the command instead of running it. Give both the same settings.
+#
+#   MODEL                  Qwen/Qwen2.5-VL-7B-Instruct   the policy: a hub id or a folder
+#   LAYOUT                 node8       which GPU does what, see LAYOUTS below
+#   ROLLOUT_GPUS           of LAYOUT   GPUs of the rollout server, as 6,7; none means the CPU
+#   TRAIN_GPUS             of LAYOUT   GPUs of the trainer, likewise; several nodes: swift's NNODES, NODE_RANK, MASTER_ADDR
+#   TUNER                  of LAYOUT   full or lora
+#   USE_VLLM               of LAYOUT   true: a rollout server plays; false: the trainer itself does, slowly
+#   ROLLOUT_HOST           127.0.0.1   where the rollout server listens and the trainer finds it
+#   ROLLOUT_PORT           8001
+#   DATA_DIR               ./data      the folder of the three official files
+#   DATASET                deepeyes_vstar deepeyes_chart deepeyes_thinklite     names, files or hub ids, as NAME or NAME#ROWS
+#   PROMPTS_PER_STEP       24          questions behind one update (the paper: 256); below 16 the signal is noise
+#   NUM_GENERATIONS        16          trajectories a question (the paper: 16)
+#   PER_DEVICE_BATCH       1           trajectories a GPU holds at a time
+#   MAX_TURNS              5           model turns in a trajectory
+#   MAX_PIXELS             602112      the most pixels that an image is shown with: 28 x 28 of them are a token
+#   MAX_COMPLETION_LENGTH  2048        tokens a turn
+#   MAX_MODEL_LEN          computed    tokens a trajectory: room for MAX_TURNS full turns and images
+#   LEARNING_RATE          1e-6        1e-5 for lora
+#   TRAIN_VISION           of TUNER    true trains the vision tower and its projector too; default for full
+#   DEEPSPEED              of TUNER    zero3 for full, zero2 for lora; none turns it off
+#   REPORT_TO              tensorboard or swanlab, wandb, several with a space between
+#   OUTPUT_DIR             ./output
+#   SWIFT                  the swift of .venv, else the one on PATH
+#
+# The plugin has settings of its own, DEEPEYES_*, in the head of deepeyes_plugin.py; set them for both commands too.
 set -euo pipefail
 
 HERE="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)"
 readonly HERE
 readonly VENV="$HERE/.venv"
 
-usage() {
-  cat <<'TEXT'
-usage: bash deepeyes.sh COMMAND [ARGUMENTS]
-
-  demo     train a tiny model on this machine, on the CPU, with everything that is real about the loop
-  setup    [gpu|cpu] make .venv from the locked requirements; gpu where nvidia-smi answers, else cpu
-  test     set up if need be, then lint, type-check and test; arguments go to pytest
-  lock     pin every extra of pyproject.toml anew in requirements/
-  help     this text
-TEXT
-}
+# name | GPUs that play | GPUs that train | tuner | vLLM | for
+readonly LAYOUTS='
+node8   3     0,1,2            full  true   one node of 8; deploy_judge.sh has GPUs 4-7
+train8  6,7   0,1,2,3,4,5      full  true   one node of 8; the judge is elsewhere (DEEPEYES_JUDGE_URLS)
+lora4   3     0,1,2            lora  true   one node of 4; the judge is elsewhere
+nodes   0,1   0,1,2,3,4,5,6,7  full  true   whole nodes train (NNODES of them); judge and rollout on another (ROLLOUT_HOST)
+cpu     none  none             full  false  no GPU; for tests and tiny models
+'
 
 say() { printf '%s\n' "deepeyes: $*" >&2; }
 die() {
   say "$@"
   exit 1
+}
+
+usage() {
+  cat <<TEXT
+usage: bash deepeyes.sh [COMMAND] [ARGUMENTS]
+
+  train    (default) GRPO with swift rlhf; --dry-run prints the command, other arguments go to swift
+  rollout  the server that plays the trajectories, with swift rollout; likewise
+  demo     train a tiny model on this machine, on the CPU
+  setup    [gpu|cpu] make .venv from the locked requirements; gpu where nvidia-smi answers, else cpu
+  test     set up if need be, then lint, type-check and test; arguments go to pytest
+  lock     pin every extra of pyproject.toml anew in requirements/
+  help     this text; the settings are in the head of this script
+
+layouts (LAYOUT=name): GPUs that play, GPUs that train, tuner, vLLM
+$LAYOUTS
+The judge has a script of its own: bash deploy_judge.sh
+TEXT
+}
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Small things that deploy_judge.sh shares
+
+# The swift to run: a private environment goes before whatever is on PATH.
+find_swift() {
+  if [[ -n "${SWIFT:-}" ]]; then
+    command -v "$SWIFT" || die "SWIFT=$SWIFT is no command"
+  elif [[ -x "$VENV/bin/swift" ]]; then
+    printf '%s\n' "$VENV/bin/swift"
+  else
+    command -v swift || die "swift is not installed; run: bash deepeyes.sh setup"
+  fi
+}
+
+require_whole() { # NAME VALUE...: every value is a whole number above 0
+  local name="$1" value
+  shift
+  for value in "$@"; do
+    [[ "$value" =~ ^[1-9][0-9]*$ ]] || die "$name=$value must be a whole number above 0"
+  done
+}
+
+require_one_of() { # NAME VALUE ALLOWED...
+  local name="$1" value="$2" allowed
+  shift 2
+  for allowed in "$@"; do
+    if [[ "$value" == "$allowed" ]]; then return; fi
+  done
+  die "$name=$value must be one of: $*"
+}
+
+require_gpus() { # NAME VALUE: a list as 0,1,2 or the word none
+  [[ "$2" == none || "$2" =~ ^[0-9]+(,[0-9]+)*$ ]] || die "$1=$2 must list GPUs as 0,1,2 or be none"
+}
+
+# A folder must be there; anything else is a hub id, which swift resolves.
+require_model() { # NAME VALUE
+  if [[ "$2" == [./~]* && ! -d "$2" ]]; then die "$1=$2 is no folder"; fi
+}
+
+count() { # how many GPUs a list names
+  local -a list
+  IFS=, read -ra list <<<"${1/none/}"
+  printf '%s\n' "${#list[@]}"
+}
+
+answers() { # HOST PORT: something accepts connections there
+  (exec 3<>"/dev/tcp/$1/$2") 2>/dev/null
+}
+
+# Swift takes the next free port in silence when its own is taken, and then nobody finds it.
+require_free_port() { # NAME PORT HOST
+  require_whole "$1" "$2"
+  (("$2" < 65536)) || die "$1=$2 must be below 65536"
+  if answers "${3/0.0.0.0/127.0.0.1}" "$2"; then die "$1=$2 is taken: something listens there; stop it, or set $1"; fi
+}
+
+# Print a command as one line for the shell, or become it.
+run_command() { # DRY_RUN COMMAND...
+  if [[ "$1" == true ]]; then
+    shift
+    local word line=''
+    for word in "$@"; do
+      if [[ ! "$word" =~ ^[][A-Za-z0-9_./:,=@%+#-]+$ ]]; then word="${word@Q}"; fi
+      line+=" $word"
+    done
+    printf '%s\n' "${line# }"
+  else
+    shift
+    exec "$@"
+  fi
+}
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Training
+
+# The settings, with their defaults, checked.
+read_settings() {
+  local name row play='' train tune vllm _
+  layout="${LAYOUT:-node8}"
+  while read -r name row; do
+    if [[ "$name" == "$layout" ]]; then read -r play train tune vllm _ <<<"$row"; fi
+  done <<<"$LAYOUTS"
+  [[ -n "$play" ]] || die "LAYOUT=$layout is unknown; choose one of: $(awk 'NF {printf "%s ", $1}' <<<"$LAYOUTS")"
+
+  model="${MODEL:-Qwen/Qwen2.5-VL-7B-Instruct}"
+  rollout_gpus="${ROLLOUT_GPUS:-$play}"
+  train_gpus="${TRAIN_GPUS:-$train}"
+  tuner="${TUNER:-$tune}"
+  use_vllm="${USE_VLLM:-$vllm}"
+  rollout_host="${ROLLOUT_HOST:-127.0.0.1}"
+  rollout_port="${ROLLOUT_PORT:-8001}"
+  max_turns="${MAX_TURNS:-5}"
+  max_pixels="${MAX_PIXELS:-602112}"
+  max_completion_length="${MAX_COMPLETION_LENGTH:-2048}"
+
+  require_model MODEL "$model"
+  require_gpus ROLLOUT_GPUS "$rollout_gpus"
+  require_gpus TRAIN_GPUS "$train_gpus"
+  require_one_of TUNER "$tuner" full lora
+  require_one_of USE_VLLM "$use_vllm" true false
+  require_whole ROLLOUT_PORT "$rollout_port"
+  require_whole MAX_TURNS "$max_turns"
+  require_whole MAX_PIXELS "$max_pixels"
+  require_whole MAX_COMPLETION_LENGTH "$max_completion_length"
+  [[ -f "$HERE/deepeyes_plugin.py" ]] || die "$HERE/deepeyes_plugin.py is missing; is this a whole checkout?"
+
+  # A question of 1536 tokens; then turns, each with an image of at most max_pixels; rounded up to a whole 1024.
+  local turn=$((max_completion_length + max_pixels / 784 + 64))
+  max_model_len="${MAX_MODEL_LEN:-$(((1536 + max_turns * turn + 1023) / 1024 * 1024))}"
+  require_whole MAX_MODEL_LEN "$max_model_len"
+
+  # What both sides must agree on.
+  swift="$(find_swift)"
+  common=(
+    --model "$model"
+    --external_plugins "$HERE/deepeyes_plugin.py"
+    --multi_turn_scheduler deepeyes_scheduler
+    --max_turns "$max_turns"
+  )
+}
+
+rollout() { # DRY_RUN ARGUMENTS...
+  local dry_run="$1"
+  shift
+  read_settings
+  local arguments=(
+    "${common[@]}"
+    --host "$rollout_host" --port "$rollout_port"
+    --vllm_use_async_engine true
+    --vllm_max_model_len "$max_model_len"
+  )
+  if [[ "$rollout_gpus" == none ]]; then
+    arguments+=(--torch_dtype float32 --vllm_enforce_eager true)
+  else
+    arguments+=(--torch_dtype bfloat16 --vllm_data_parallel_size "$(count "$rollout_gpus")" --vllm_gpu_memory_utilization 0.9)
+  fi
+  if [[ "$dry_run" == false ]]; then require_free_port ROLLOUT_PORT "$rollout_port" "$rollout_host"; fi
+  run_command "$dry_run" env CUDA_VISIBLE_DEVICES="${rollout_gpus/none/}" MAX_PIXELS="$max_pixels" \
+    "$swift" rollout "${arguments[@]}" "$@"
+}
+
+# One entry of DATASET as swift is to load it: an official name becomes its file in DATA_DIR, a `#rows` stays.
+dataset_file() {
+  local name="${1%%#*}" rows=''
+  if [[ "$1" == *'#'* ]]; then rows="#${1#*#}"; fi
+  local data_dir="${DATA_DIR:-$HERE/data}"
+  case "$name" in
+    deepeyes_vstar) name="$data_dir/data_0.1.2_visual_toolbox_v2.parquet" ;;
+    deepeyes_chart) name="$data_dir/data_v0.8_visual_toolbox_v2.parquet" ;;
+    deepeyes_thinklite) name="$data_dir/data_thinklite_reasoning_acc.parquet" ;;
+  esac
+  printf '%s\n' "$name$rows"
+}
+
+train() { # DRY_RUN ARGUMENTS...
+  local dry_run="$1"
+  shift
+  read_settings
+
+  # How much makes one update. Swift wants accumulation; a researcher thinks in prompts.
+  local prompts="${PROMPTS_PER_STEP:-24}" generations="${NUM_GENERATIONS:-16}" batch="${PER_DEVICE_BATCH:-1}"
+  local processes gpus nodes="${NNODES:-1}"
+  gpus="$(count "$train_gpus")"
+  require_whole PROMPTS_PER_STEP "$prompts"
+  require_whole NUM_GENERATIONS "$generations"
+  require_whole PER_DEVICE_BATCH "$batch"
+  require_whole NNODES "$nodes"
+  ((generations > 1)) || die "NUM_GENERATIONS=1 has no group to compare with; take 2 or more (the paper: 16)"
+  processes=$((nodes * (gpus ? gpus : 1)))
+  local trajectories=$((prompts * generations)) at_a_time=$((processes * batch))
+  if ((trajectories % at_a_time)); then
+    local fits="$prompts"
+    while ((fits * generations % at_a_time)); do ((fits += 1)); done
+    die "PROMPTS_PER_STEP=$prompts x NUM_GENERATIONS=$generations is $trajectories trajectories, which" \
+      "$processes processes x PER_DEVICE_BATCH=$batch do not share evenly; the next that fits is PROMPTS_PER_STEP=$fits"
+  fi
+  local accumulation=$((trajectories / at_a_time))
+
+  local -a dataset=() names
+  local name
+  read -ra names <<<"${DATASET:-deepeyes_vstar deepeyes_chart deepeyes_thinklite}"
+  for name in "${names[@]}"; do dataset+=("$(dataset_file "$name")"); done
+  if [[ "$dry_run" == false && " $* " != *' --dataset '* ]]; then
+    for name in "${dataset[@]%%#*}"; do
+      if [[ "$name" == *.@(parquet|jsonl|json|csv) && ! -f "$name" ]]; then
+        die "$name is missing; DATA_DIR names the folder of the official files, DATASET the files to train on"
+      fi
+    done
+  fi
+
+  local -a reports
+  read -ra reports <<<"${REPORT_TO:-tensorboard}"
+  local arguments=(
+    --rlhf_type grpo
+    "${common[@]}"
+    --custom_dataset_info "$HERE/dataset_info.json"
+    --columns '{"prompt": "messages"}' # for files of the official schema under any name
+    --dataset "${dataset[@]}"
+    --load_from_cache_file true
+    --dataset_num_proc 4
+    --dataloader_num_workers 4
+    --reward_funcs deepeyes_reward deepeyes_accuracy deepeyes_format deepeyes_tool
+    --reward_weights 1 0 0 0 # the first trains, the others are curves
+    --loss_scale default     # every assistant turn learns; swift's own default is the last alone
+    --num_generations "$generations"
+    --per_device_train_batch_size "$batch"
+    --gradient_accumulation_steps "$accumulation"
+    --max_completion_length "$max_completion_length"
+    --temperature 1.0
+    --beta 0
+    --lr_scheduler_type constant
+    --num_train_epochs 1
+    --save_steps 20
+    --save_total_limit 2
+    --logging_steps 1
+    --log_completions true
+    --report_to "${reports[@]}"
+    --output_dir "${OUTPUT_DIR:-$HERE/output}"
+  )
+
+  local deepspeed vision
+  arguments+=(--tuner_type "$tuner")
+  if [[ "$tuner" == full ]]; then
+    deepspeed="${DEEPSPEED:-zero3}" vision="${TRAIN_VISION:-true}"
+    arguments+=(--learning_rate "${LEARNING_RATE:-1e-6}")
+  else
+    deepspeed="${DEEPSPEED:-zero2}" vision="${TRAIN_VISION:-false}"
+    arguments+=(--lora_rank 64 --lora_alpha 128 --learning_rate "${LEARNING_RATE:-1e-5}")
+  fi
+  require_one_of TRAIN_VISION "$vision" true false
+  if [[ "$vision" == true ]]; then arguments+=(--freeze_vit false --freeze_aligner false); fi
+
+  # Without NPROC_PER_NODE, swift runs one process and no torchrun.
+  local environment=(CUDA_VISIBLE_DEVICES="${train_gpus/none/}" MAX_PIXELS="$max_pixels")
+  if ((gpus)); then
+    environment+=(NPROC_PER_NODE="$gpus")
+    arguments+=(--torch_dtype bfloat16)
+    if [[ "$deepspeed" != none ]]; then arguments+=(--deepspeed "$deepspeed"); fi
+  else
+    arguments+=(--torch_dtype float32)
+  fi
+  if [[ "$use_vllm" == true ]]; then
+    arguments+=(
+      --use_vllm true --vllm_mode server
+      --vllm_server_host "$rollout_host" --vllm_server_port "$rollout_port" --vllm_server_timeout 600
+      --vllm_server_pass_dataset true # the scheduler reads a row's source and image
+    )
+  else
+    arguments+=(--use_vllm false)
+  fi
+
+  say "one update: $prompts prompts x $generations generations = $processes processes x $batch x $accumulation accumulated"
+  if ((prompts < 16)); then say "warning: PROMPTS_PER_STEP=$prompts; below 16 an update is mostly noise"; fi
+  run_command "$dry_run" env "${environment[@]}" "$swift" rlhf "${arguments[@]}" "$@"
 }
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -130,7 +438,7 @@ run_tests() {
   ensure_setup
   cd "$HERE"
   export PATH="$VENV/bin:$PATH"
-  local scripts=(deepeyes.sh .ci/run)
+  local scripts=(deepeyes.sh deploy_judge.sh .ci/run)
   say "ruff"
   ruff check
   ruff format --check
@@ -143,20 +451,37 @@ run_tests() {
   CUDA_VISIBLE_DEVICES='' pytest "$@"
 }
 
-demo() {
-  ensure_setup
-  exec "$VENV/bin/python" "$HERE/tools/demo.py" "$@"
+# The other tools, run by the Python that runs swift.
+run_tool() { # NAME ARGUMENTS...
+  local tool="$HERE/tools/$1.py" python
+  [[ -f "$tool" ]] || die "this checkout has no tools/$1.py"
+  shift
+  if [[ -z "${SWIFT:-}" ]]; then ensure_setup; fi
+  python="$(dirname "$(find_swift)")/python"
+  exec "$python" "$tool" "$@"
 }
 
 main() {
-  local command="${1:-help}"
-  if (($#)); then shift; fi
+  local command=train word dry_run=false
+  local -a arguments=()
+  if [[ "${1:-}" =~ ^[a-z]+$ ]]; then
+    command="$1"
+    shift
+  elif [[ "${1:-}" == --help || "${1:-}" == -h ]]; then
+    command=help
+  fi
+  for word in "$@"; do
+    case "$word" in
+      --dry-run) dry_run=true ;;
+      *) arguments+=("$word") ;;
+    esac
+  done
   case "$command" in
-    setup) setup "$@" ;;
-    lock) lock "$@" ;;
+    train | rollout) "$command" "$dry_run" "${arguments[@]}" ;;
+    setup | lock) "$command" "$@" ;;
     test) run_tests "$@" ;;
-    demo) demo "$@" ;;
-    help | -h | --help) usage ;;
+    demo | doctor | data | report | eval) run_tool "$command" "$@" ;;
+    help) usage ;;
     *)
       usage >&2
       die "unknown command '$command'"
@@ -164,4 +489,4 @@ main() {
   esac
 }
 
-main "$@"
+if [[ "${BASH_SOURCE[0]}" == "$0" ]]; then main "$@"; fi
