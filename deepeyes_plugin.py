@@ -68,7 +68,11 @@ from swift.utils import get_logger
 try:  # ms-swift 4
     from swift.rewards.orm import ORM, orms
     from swift.rollout import multi_turn as _swift_multi_turn
+    from swift.template import StdTemplateInputs
+    from swift.template import vision_utils as _swift_vision
 except ImportError:  # ms-swift 3
+    from swift.llm.template import vision_utils as _swift_vision
+    from swift.llm.template.template_inputs import StdTemplateInputs
     from swift.plugin import ORM, orms
     from swift.plugin import multi_turn as _swift_multi_turn
 
@@ -1641,7 +1645,7 @@ def image_bytes(source: Any) -> bytes:
         source = source.get("bytes") or source.get("path")
     if isinstance(source, Image.Image):
         return base64.b64decode(to_data_uri(source).partition(",")[2])
-    loaded = _swift_vision_utils().load_file(source)
+    loaded = _swift_vision.load_file(source)
     return bytes(loaded.getvalue())
 
 
@@ -1659,14 +1663,6 @@ def to_data_uri(image: Image.Image) -> str:
         image.save(buffer, "PNG", compress_level=1)
         kind = "png"
     return f"data:image/{kind};base64,{base64.b64encode(buffer.getvalue()).decode()}"
-
-
-def _swift_vision_utils() -> Any:
-    try:
-        from swift.template import vision_utils  # noqa: PLC0415 - ms-swift 4
-    except ImportError:
-        from swift.llm.template import vision_utils  # noqa: PLC0415 - ms-swift 3
-    return vision_utils
 
 
 @dataclass(frozen=True, eq=False)
@@ -1797,7 +1793,7 @@ class ImageProcessor:
                 payload = uri
         if self.settings.crop_source is CropSource.VIEW:
             return View(image, payload)
-        return View(image, payload, _swift_vision_utils().load_image(original))
+        return View(image, payload, _swift_vision.load_image(original))
 
     def _preprocess(self, source: Any, chat_template_kwargs: dict[str, Any] | None) -> Image.Image:
         """Does with an image what the template does before the vision encoder."""
@@ -1807,9 +1803,7 @@ class ImageProcessor:
             kwargs = {"image_patch_size": 16} if "qwen3" in self._model_type else {}
             if isinstance(source, dict):
                 source = source.get("bytes") or source.get("path")
-            return fetch_image({"image": _swift_vision_utils().load_image(source)}, **kwargs)  # type: ignore[no-any-return]
-        from swift.template import StdTemplateInputs  # noqa: PLC0415 - heavy
-
+            return fetch_image({"image": _swift_vision.load_image(source)}, **kwargs)  # type: ignore[no-any-return]
         inputs = StdTemplateInputs.from_dict(
             {
                 "messages": [{"role": "user", "content": "<image>"}],
