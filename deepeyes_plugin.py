@@ -56,10 +56,11 @@ import time
 from collections import Counter, OrderedDict
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
+from email.utils import parsedate_to_datetime
 from enum import Enum
 from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 from urllib.parse import urlsplit
 
 from PIL import Image
@@ -77,9 +78,10 @@ except ImportError:  # ms-swift 3
     from swift.plugin import multi_turn as _swift_multi_turn
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Coroutine, Mapping, Sequence
 
 logger = get_logger()
+T = TypeVar("T")
 
 # ---------------------------------------------------------------------------------------------------------
 # Constants and prompts
@@ -96,6 +98,8 @@ MAX_LABEL_CHARS = 100  # of a label or of a box that is no box, in `rollout_info
 
 IMAGE_STORE_BYTES = 1 << 30  # decoded images kept for reuse, a process; a view of 0.6 megapixels takes 1.8 MB
 ZOOM_THREADS = min(8, os.cpu_count() or 1)  # Pillow releases the GIL while it decodes, scales and encodes
+DOWNLOAD_THREADS = 32  # they wait more than they work
+DOWNLOAD_PATIENCE = 120.0  # seconds that a trajectory waits for an image behind a URL
 
 VERDICT_CACHE_SIZE = (
     50_000  # verdicts kept from step to step; about 200 steps of 256 prompts with 16 answers of 3 kinds
@@ -103,10 +107,11 @@ VERDICT_CACHE_SIZE = (
 MAX_VERDICT_TOKENS = 64  # a verdict has about 6; the rest is room for a judge that is wordy
 MAX_REPLY_BYTES = 1 << 20  # a judge's reply is a few hundred bytes; what is longer is no reply
 CONNECT_TIMEOUT = 5.0  # seconds until a replica that does not accept connections counts as down
+KEEP_ALIVE = 600.0  # seconds an idle connection is kept; a training step may take minutes
 MIN_BACKOFF, MAX_BACKOFF = 0.05, 5.0  # seconds
 MAX_RETRY_AFTER = 60.0  # seconds; a server may ask for longer, we look again after this
 UNPARSEABLE_ASKS = 3  # times one question is asked when no verdict can be read from the reply
-MATH_TIMEOUT = 10.0  # seconds for one comparison; math_verify itself stops at about 5 where Python lets it
+MATH_TIMEOUT = 5.0  # seconds for one comparison, which takes some milliseconds where it ends at all
 
 TRACES_PER_STEP = 64  # trajectories written a step and process
 
@@ -523,6 +528,9 @@ class Verdict(NamedTuple):
     source: str
 
 
+UNPARSEABLE = Verdict(correct=False, source="unparseable")
+
+
 class Score(NamedTuple):
     """The parts of a reward: accuracy 0/1, format -1/0, tool 0/1, and their weighted sum."""
 
@@ -871,21 +879,25 @@ def rule_verdict(question: str, reference: str, answer: str) -> bool:  # noqa: P
 # ---------------------------------------------------------------------------------------------------------
 
 # math_verify stops itself with signal.alarm, which works in a main thread only, and which big-number
-# arithmetic does not hear: so it runs in a child that can be killed.
+# arithmetic does not hear: so it runs in a child that can be killed, and that ends itself where nobody is
+# left to kill it. What the libraries print is no reply.
 _MATH_WORKER = """
 import sys
 sys.path[:1] = []
 import json
+import signal
 from math_verify import parse, verify
-print("ready", flush=True)
+replies, sys.stdout = sys.stdout, sys.stderr
+print("ready", file=replies, flush=True)
 for line in sys.stdin:
+    signal.setitimer(signal.ITIMER_VIRTUAL, 60)
     equal = False
     for gold, answer in json.loads(line):
         try:
             equal = equal or bool(verify(parse(gold), parse(answer)))
         except Exception:
             pass
-    print(json.dumps(equal), flush=True)
+    print(json.dumps(equal), file=replies, flush=True)
 """
 
 
@@ -903,10 +915,9 @@ class MathVerifier:
         self._start_timeout = start_timeout
         self._lock = threading.Lock()
         self._child: subprocess.Popen[bytes] | None = None
-        atexit.register(self.close)
 
     def equal(self, gold: str, answer: str, rules: Rules) -> bool:
-        """Tells whether math_verify holds two answers for equal.
+        """Tells whether math_verify holds two answers for equal; one that it can't decide in time is not.
 
         With `official` both are parsed as they stand, which is what the authors' `rule_math_verify` does; with
         `corrected` also as LaTeX, so that a bare fraction counts.
@@ -918,18 +929,14 @@ class MathVerifier:
         if rules is Rules.CORRECTED:
             pairs.append((f"${gold.strip('$ ')}$", f"${answer.strip('$ ')}$"))
         with self._lock:
-            child = self._child or self._start()
+            reply = b""
             try:
-                assert child.stdin  # noqa: S101 - for mypy: Popen was called with a pipe
-                child.stdin.write(json.dumps(pairs).encode() + b"\n")
-                reply = self._read(child, self._timeout)
-            except OSError:
-                reply = None
-            if reply is None:
-                logger.warning(
-                    "math_verify gave no result in %g s for %.80r; the judge is asked", self._timeout, answer
-                )
-                self._kill()
+                reply = self._ask(self._child or self._start(), json.dumps(pairs).encode() + b"\n")
+            finally:
+                if not reply:  # dead, hanging, or interrupted: what it may still say is no answer to the next question
+                    self._kill()
+            if not reply:
+                logger.warning("math_verify gave no result in %g s for %.80r", self._timeout, answer)
             return reply == b"true\n"
 
     def close(self) -> None:
@@ -946,10 +953,17 @@ class MathVerifier:
             bufsize=0,
         )
         if self._read(self._child, self._start_timeout) != b"ready\n":
-            self._kill()
-            msg = f"math_verify can't be imported by {sys.executable}; install it with: pip install math-verify"
-            raise RuntimeError(msg)
+            raise RuntimeError(
+                f"math_verify can't be imported by {sys.executable}; install it with: pip install math-verify"
+            )
         return self._child
+
+    def _ask(self, child: subprocess.Popen[bytes], line: bytes) -> bytes:
+        assert child.stdin  # noqa: S101 - for mypy: Popen was called with a pipe
+        with contextlib.suppress(BrokenPipeError):
+            child.stdin.write(line)
+            return self._read(child, self._timeout)
+        return b""
 
     def _kill(self) -> None:
         child, self._child = self._child, None
@@ -958,10 +972,12 @@ class MathVerifier:
             child.communicate()
 
     @staticmethod
-    def _read(child: subprocess.Popen[bytes], timeout: float) -> bytes | None:
+    def _read(child: subprocess.Popen[bytes], timeout: float) -> bytes:
+        """Returns a line of the child; nothing where it is dead or says none in time."""
         assert child.stdout  # noqa: S101 - for mypy: Popen was called with a pipe
-        ready, _, _ = select.select([child.stdout], [], [], timeout)
-        return child.stdout.readline() or None if ready else None
+        poll = select.poll()  # not select.select, which knows no file number above 1023
+        poll.register(child.stdout, select.POLLIN)
+        return child.stdout.readline() if poll.poll(timeout * 1000) else b""
 
 
 # ---------------------------------------------------------------------------------------------------------
@@ -975,7 +991,7 @@ class JudgeStats:
 
     Attributes:
         questions: Distinct questions that were put to the judge.
-        cache_hits: Questions answered from an earlier verdict.
+        cache_hits: Questions equal to one that was judged before, in the same batch or an earlier one.
         calls: HTTP requests for a verdict.
         retries: Requests repeated because of an error of the server or the network.
         unparseable: Questions given up because no reply held a verdict.
@@ -1009,35 +1025,51 @@ class _TransientError(Exception):
         self.retry_after = retry_after
 
 
-def backoff(failures: int, retry_after: float, jitter: float) -> float:
+def backoff(failures: int, jitter: float) -> float:
     """Returns the seconds to leave a replica alone.
 
     Args:
         failures: Failures in a row, from 1.
-        retry_after: What the server asked for, in seconds; 0 where it did not.
         jitter: From 0 to 1.
     """
-    delay = min(MAX_BACKOFF, MIN_BACKOFF * 2.0 ** min(failures - 1, 30)) * (0.5 + 0.5 * jitter)
-    return max(delay, min(retry_after, MAX_RETRY_AFTER))
+    return min(MAX_BACKOFF, MIN_BACKOFF * 2.0 ** min(failures - 1, 30)) * (0.5 + 0.5 * jitter)
 
 
 @dataclass(eq=False)
 class _Replica:
+    """One URL. Times are seconds of the monotonic clock; `wasted` is how long the last failed call took."""
+
     url: str
     model: str | None = None
     in_flight: int = 0
     failures: int = 0
-    free_at: float = 0.0
     failed_at: float = -math.inf
-    lock: asyncio.Lock = field(default_factory=asyncio.Lock)
+    free_at: float = -math.inf
+    wasted: float = 0.0
+
+    def set_aside(self, sent: float, retry_after: float) -> None:
+        """Notes that a call of the time `sent` failed."""
+        now, delay = time.monotonic(), min(retry_after, MAX_RETRY_AFTER)
+        if sent >= self.failed_at:  # else it is of the same burst as a failure that already counts
+            self.failures += 1
+            self.failed_at, self.wasted = now, now - sent
+            delay = max(delay, backoff(self.failures, random.random()))  # noqa: S311 - no secret
+        self.free_at = max(self.free_at, now + delay)
+
+    def is_fit(self, now: float) -> bool:
+        """Tells whether to use it while others are healthy: after a failure for one call at a time, and ever later.
+
+        So a replica that hangs holds up one question now and then, and not half of every batch.
+        """
+        return not self.failures or (not self.in_flight and now >= self.failed_at + self.failures * self.wasted)
 
 
 class JudgeClient:
     """Asks an LLM behind one or more OpenAI-compatible servers.
 
     All calls run in one event loop on a thread of its own, so that connections stay open from step to step
-    whatever loop the caller has. aiohttp rather than the openai SDK: at 96 calls in flight the SDK takes
-    seconds of CPU for what takes aiohttp a tenth of one (benchmarks/judge.py).
+    whatever loop the caller has. aiohttp rather than the openai SDK, which spends several times the CPU on
+    each of hundreds of calls in flight (benchmarks/judge.py).
     """
 
     def __init__(self, settings: JudgeSettings, stats: JudgeStats | None = None) -> None:
@@ -1050,13 +1082,16 @@ class JudgeClient:
         self.settings = settings
         self.stats = stats or JudgeStats()
         self._replicas = [_Replica(url) for url in settings.urls]
-        self._in_flight: dict[Question, asyncio.Task[Verdict]] = {}
+        self._searches: dict[str, asyncio.Task[str]] = {}
         self._last_reply = -math.inf
         self._last_cause = "none"
-        self._loop = asyncio.new_event_loop()
-        threading.Thread(target=self._loop.run_forever, name="deepeyes-judge", daemon=True).start()
+        self._unread = ""
         self._semaphore = asyncio.Semaphore(settings.concurrency)
         self._session: Any = None
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, name="deepeyes-judge", daemon=True)
+        self._thread.start()
+        atexit.register(self.close)
 
     def verdicts(self, questions: Sequence[Question]) -> list[Verdict]:
         """Judges questions from synchronous code, in any thread.
@@ -1070,65 +1105,77 @@ class JudgeClient:
         Raises:
             JudgeError: The server refuses the request, or the judge could not be reached for `patience` seconds.
         """
-        verdicts: list[Verdict] = self._run(self._judge_all(list(questions))).result()
-        return verdicts
+        batch = self._run(self._judge_all(questions))
+        try:
+            return batch.result()
+        except BaseException:
+            batch.cancel()  # Ctrl-C: nobody waits any more
+            raise
 
     async def verdicts_async(self, questions: Sequence[Question]) -> list[Verdict]:
         """Judges questions from a coroutine, in any event loop; otherwise like `verdicts`."""
-        return await asyncio.wrap_future(self._run(self._judge_all(list(questions))))
+        return await asyncio.wrap_future(self._run(self._judge_all(questions)))
 
     def close(self) -> None:
-        """Closes the connections and ends the thread."""
-        if self._session is not None:
-            self._run(self._session.close()).result()
+        """Ends what is under way, closes the connections and ends the thread; the client can't be used again."""
+        atexit.unregister(self.close)
+        if not self._thread.is_alive():  # closed before, or copied by a fork, which copies no threads
+            return
+        self._run(self._end()).result()
         self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.close()
 
-    def _run(self, work: Coroutine[Any, Any, Any]) -> Future[Any]:
+    async def _end(self) -> None:
+        tasks = asyncio.all_tasks() - {asyncio.current_task()}
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        if self._session is not None:
+            await self._session.close()
+
+    def _run(self, work: Coroutine[Any, Any, T]) -> Future[T]:
         return asyncio.run_coroutine_threadsafe(work, self._loop)
 
-    async def _judge_all(self, questions: list[Question]) -> list[Verdict]:
+    async def _judge_all(self, questions: Sequence[Question]) -> list[Verdict]:
         verdicts: dict[Question, Verdict] = {}
-        waiting: Iterator[Question] = iter(dict.fromkeys(questions))
+        distinct = dict.fromkeys(questions)
+        waiting = iter(distinct)
 
         async def work() -> None:
             for question in waiting:
-                verdicts[question] = await asyncio.shield(self._task(question))
+                verdicts[question] = await self._judge(question)
 
-        workers = [asyncio.ensure_future(work()) for _ in range(min(len(questions), self.settings.concurrency))]
+        workers = [asyncio.ensure_future(work()) for _ in range(min(len(distinct), self.settings.concurrency))]
         try:
             await asyncio.gather(*workers)
         finally:
             for worker in workers:
                 worker.cancel()
+            await asyncio.gather(*workers, return_exceptions=True)
+        if unread := sum(verdict == UNPARSEABLE for verdict in verdicts.values()):
+            logger.warning(
+                "judge: no verdict in %d replies to each of %d of %d questions, which count as wrong; the last was %s",
+                UNPARSEABLE_ASKS,
+                unread,
+                len(distinct),
+                self._quote(self._unread),
+            )
         return [verdicts[question] for question in questions]
-
-    def _task(self, question: Question) -> asyncio.Task[Verdict]:
-        task = self._in_flight.get(question)
-        if task is None:
-            task = self._in_flight[question] = self._loop.create_task(self._judge(question))
-
-            def forget(done: asyncio.Task[Verdict]) -> None:
-                del self._in_flight[question]
-                if not done.cancelled():
-                    done.exception()  # mark as seen: the waiter may have been cancelled by an earlier error
-
-            task.add_done_callback(forget)
-        return task
 
     async def _judge(self, question: Question) -> Verdict:
         self.stats.questions += 1
         settings = self.settings
         template = settings.math_prompt if question.scoring is Scoring.MATH else settings.visual_prompt
         prompt = fill_prompt(template, question)
-        reply = ""
         for seed in range(UNPARSEABLE_ASKS):
             reply = await self._ask(prompt, seed)
             correct = parse_verdict(reply)
             if correct is not None:
                 return Verdict(correct, "judge")
+            self._unread = reply
         self.stats.unparseable += 1
-        logger.warning("the judge gave no verdict in %d replies; the last was %.200r", UNPARSEABLE_ASKS, reply)
-        return Verdict(correct=False, source="unparseable")
+        return UNPARSEABLE
 
     async def _ask(self, prompt: str, seed: int) -> str:
         """Returns the text of one reply, however many calls that takes."""
@@ -1138,16 +1185,15 @@ class JudgeClient:
                 replica = await self._pick(start)
                 sent = time.monotonic()
                 replica.in_flight += 1
-                self.stats.calls += 1
                 try:
                     reply = await self._post(replica, prompt, seed)
                 except _TransientError as error:
                     self.stats.retries += 1
                     self._last_cause = f"{replica.url}: {error}"
-                    self._set_aside(replica, sent, error.retry_after)
+                    replica.set_aside(sent, error.retry_after)
                 else:
                     self._last_reply = time.monotonic()
-                    replica.failures, replica.free_at = 0, 0.0
+                    replica.failures = 0
                     return reply
                 finally:
                     replica.in_flight -= 1
@@ -1166,85 +1212,94 @@ class JudgeClient:
             silence = now - max(start, self._last_reply)
             if silence >= self.settings.patience:
                 raise JudgeError(
-                    f"no judge answered for {silence:.0f} s (DEEPEYES_JUDGE_PATIENCE={self.settings.patience:g}). "
+                    f"no judge answered for {silence:.1f} s (DEEPEYES_JUDGE_PATIENCE={self.settings.patience:g}). "
                     f"URLs: {', '.join(self.settings.urls)}. Last cause: {self._last_cause}. Start a judge with: "
                     f"{JUDGE_START_COMMAND}; name it with DEEPEYES_JUDGE_URLS; or do without one: DEEPEYES_JUDGE=rule"
                 )
             if free := [replica for replica in self._replicas if replica.free_at <= now]:
-                return min(free, key=lambda replica: (replica.in_flight, random.random()))  # noqa: S311
+                fit = [replica for replica in free if replica.is_fit(now)]
+                return min(fit or free, key=lambda replica: (replica.in_flight, random.random()))  # noqa: S311
             soonest = min(replica.free_at for replica in self._replicas) - now
             await asyncio.sleep(min(soonest, self.settings.patience - silence))
 
-    @staticmethod
-    def _set_aside(replica: _Replica, sent: float, retry_after: float) -> None:
-        if sent < replica.failed_at:  # of the same burst as a failure that already counts
-            return
-        now = time.monotonic()
-        replica.failures += 1
-        replica.failed_at = now
-        replica.free_at = now + backoff(replica.failures, retry_after, random.random())  # noqa: S311
-
     async def _post(self, replica: _Replica, prompt: str, seed: int) -> str:
-        async with replica.lock:
-            if replica.model is None:
-                replica.model = await self._find_model(replica.url)
+        model = replica.model or await self._find_model(replica)
         body = {
-            "model": replica.model,
+            "model": model,
             "messages": [{"role": "user", "content": prompt}],
             "max_tokens": MAX_VERDICT_TOKENS,
             "temperature": 0.5 if seed else 0.0,
             "seed": seed,
         }
+        self.stats.calls += 1
         status, text = await self._request("POST", f"{replica.url}/chat/completions", body)
         if status != 200:  # noqa: PLR2004 - HTTP OK
+            if await self._find_model(replica) != model:  # it restarted with another model
+                raise _TransientError(f"status {status}: {self._quote(text)}")
             raise JudgeError(
                 f"the judge at {replica.url} refused the request with status {status}: {self._quote(text)}"
             )
         try:
             content = json.loads(text)["choices"][0]["message"]["content"]
-        except (ValueError, LookupError, TypeError) as error:
+        except (ValueError, LookupError, TypeError, RecursionError) as error:
             raise _TransientError(f"a reply that is no chat completion: {self._quote(text)}") from error
         if not isinstance(content, str) or not content.strip():
             raise _TransientError("a reply with no text")
         return content
 
-    async def _find_model(self, url: str) -> str:
+    async def _find_model(self, replica: _Replica) -> str:
+        """Asks a replica for its model, once for all who wait for it."""
+        search = self._searches.get(replica.url)
+        if search is None:
+            search = self._searches[replica.url] = self._loop.create_task(self._search_model(replica.url))
+            search.add_done_callback(lambda _: self._searches.pop(replica.url))
+        model = await asyncio.shield(search)
+        if model != replica.model:
+            replica.model = model
+            logger.info("judge: %s at %s", self._quote(model), replica.url)
+        return model
+
+    async def _search_model(self, url: str) -> str:
         status, text = await self._request("GET", f"{url}/models", None)
         if status != 200:  # noqa: PLR2004 - HTTP OK
-            root = f"{urlsplit(url).scheme}://{urlsplit(url).netloc}"
-            with contextlib.suppress(_TransientError, ValueError, TypeError):
-                if "engine_type" in json.loads((await self._request("POST", f"{root}/get_engine_type/", {}))[1]):
-                    raise JudgeError(
-                        f"{url} is a rollout server (swift rollout), not a judge. Start a judge with: "
-                        f"{JUDGE_START_COMMAND}; name it with DEEPEYES_JUDGE_URLS"
-                    )
+            if await self._is_rollout(url):
+                raise JudgeError(
+                    f"{url} is a rollout server (swift rollout), not a judge. Start a judge with: "
+                    f"{JUDGE_START_COMMAND}; name it with DEEPEYES_JUDGE_URLS"
+                )
+            if self.settings.model:  # not every gateway lists its models
+                return self.settings.model
             raise JudgeError(
-                f"{url}/models answered with status {status}: {self._quote(text)}. Expected a list of models"
+                f"{url}/models answered with status {status}: {self._quote(text)}. Expected a list of models; "
+                "mend DEEPEYES_JUDGE_URLS, or name the model with DEEPEYES_JUDGE_MODEL"
             )
         try:
             served = [str(model["id"]) for model in json.loads(text)["data"]]
-        except (ValueError, LookupError, TypeError) as error:
+        except (ValueError, LookupError, TypeError, RecursionError) as error:
             raise _TransientError(f"{url}/models gave no list of models: {self._quote(text)}") from error
         if not served:
             raise _TransientError(f"{url}/models gave an empty list")
-        model = self.settings.model or served[0]
-        if model not in served:
-            logger.warning("%s serves %s, not DEEPEYES_JUDGE_MODEL=%s", url, ", ".join(served), model)
-        logger.info("judge: %s at %s", model, url)
-        return model
+        return self.settings.model or served[0]
+
+    async def _is_rollout(self, url: str) -> bool:
+        """Tells whether swift's rollout server is at a URL: it has this route, and for it wants a key or none."""
+        root = f"{urlsplit(url).scheme}://{urlsplit(url).netloc}"
+        with contextlib.suppress(_TransientError):
+            status, text = await self._request("POST", f"{root}/get_engine_type/", {})
+            return "engine_type" in text or (status == 401 and "bearer token" in text)  # noqa: PLR2004 - Unauthorized
+        return False
 
     async def _request(self, method: str, url: str, body: object) -> tuple[int, str]:
         """Returns status and text of a reply that it makes no sense to repeat the request for."""
         import aiohttp  # noqa: PLC0415 - only where a judge is asked
 
         settings = self.settings
+        timeout = min(settings.timeout, settings.patience)
         if self._session is None:
             self._session = aiohttp.ClientSession(
-                connector=aiohttp.TCPConnector(limit=0),
+                connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=KEEP_ALIVE),
                 headers={"Authorization": f"Bearer {settings.api_key}"},
-                timeout=aiohttp.ClientTimeout(
-                    total=settings.timeout, sock_connect=min(CONNECT_TIMEOUT, settings.timeout)
-                ),
+                timeout=aiohttp.ClientTimeout(total=timeout, sock_connect=min(CONNECT_TIMEOUT, timeout)),
             )
         try:
             async with self._session.request(method, url, json=body) as response:
@@ -1255,9 +1310,9 @@ class JudgeClient:
                         raise _TransientError(f"a reply of more than {MAX_REPLY_BYTES} bytes")
                 status, retry_after = response.status, response.headers.get("Retry-After", "")
         except asyncio.TimeoutError as error:
-            raise _TransientError(f"no reply in {settings.timeout:g} s") from error
+            raise _TransientError(f"no reply in {timeout:g} s") from error
         except (aiohttp.ClientError, OSError, ValueError) as error:
-            raise _TransientError(f"{type(error).__name__}: {error}") from error
+            raise _TransientError(f"{type(error).__name__}: {self._quote(str(error))}") from error
         text = content.decode("utf-8", "replace")
         if status in (408, 409, 429) or status >= 500:  # noqa: PLR2004 - what the openai SDK repeats, too
             raise _TransientError(f"status {status}: {self._quote(text)}", _seconds(retry_after))
@@ -1269,11 +1324,12 @@ class JudgeClient:
 
 
 def _seconds(retry_after: str) -> float:
-    """Reads a `Retry-After` header in its form of seconds; the form of a date counts as not given."""
-    try:
+    """Reads a `Retry-After` header, which holds seconds or a date; 0 where it holds neither."""
+    with contextlib.suppress(ValueError):
         return max(0.0, float(retry_after))
-    except ValueError:
-        return 0.0
+    with contextlib.suppress(ValueError, TypeError):
+        return max(0.0, parsedate_to_datetime(retry_after).timestamp() - time.time())
+    return 0.0
 
 
 class Judge:
@@ -1291,46 +1347,51 @@ class Judge:
             logger.info("judge: the rule judge of the plugin (DEEPEYES_JUDGE=rule); no LLM is asked")
 
     def verdicts(self, questions: Sequence[Question]) -> list[Verdict]:
-        """Judges questions; equal ones cost one call, now and later.
+        """Judges questions; equal ones cost one call, now and later, in whatever thread they come.
 
         Raises:
             JudgeError: See `JudgeClient.verdicts`.
         """
-        start, before, verdicts, asked = time.monotonic(), replace(self.stats), {}, []
-        with self._lock:
-            for question in dict.fromkeys(questions):
-                known = self._known.get(question)
-                if known is None:
-                    asked.append(question)
-                else:
-                    self._known.move_to_end(question)
-                    verdicts[question] = known
-        remaining = []
-        for question in asked:
-            if question.scoring is Scoring.MATH and self._equal(question):
-                verdicts[question] = Verdict(correct=True, source="math")
-            else:
-                remaining.append(question)
-        if self._settings.judge.kind is JudgeKind.RULE:
-            verdicts.update((question, self._rule(question)) for question in remaining)
-        elif remaining:
-            verdicts.update(zip(remaining, self._ask(remaining), strict=True))
-        with self._lock:
-            for question in asked:
-                self._known[question] = verdicts[question]
+        with self._lock:  # one batch at a time, so that the second of two equal ones finds its verdicts known
+            start, before = time.monotonic(), replace(self.stats)
+            distinct = dict.fromkeys(questions)
+            asked = [question for question in distinct if question not in self._known]
+            if asked:  # a new step: what the judge could not say before it may say now
+                asked = [question for question in distinct if self._known.get(question, UNPARSEABLE) == UNPARSEABLE]
+            verdicts = self._ask(asked)
+            for question in distinct:
+                self._known[question] = verdicts.get(question) or self._known[question]
+                self._known.move_to_end(question)
+            answers = [self._known[question] for question in questions]
             while len(self._known) > VERDICT_CACHE_SIZE:
                 self._known.popitem(last=False)
             self.stats.cache_hits += len(questions) - len(asked)
             self.stats.seconds += time.monotonic() - start
-        if remaining and self._client and os.environ.get("RANK", "0") in ("0", "-1"):
-            logger.info("judge: %s", self.stats.since(before))
-        return [verdicts[question] for question in questions]
+            step = self.stats.since(before)
+            if step.questions and os.environ.get("RANK", "0") in ("0", "-1"):
+                logger.info("judge: %s", step)
+            return answers
 
-    def _ask(self, questions: list[Question]) -> list[Verdict]:
-        with self._lock:
+    def close(self) -> None:
+        """Ends what the judge started: the child that verifies mathematics, and the client."""
+        self._math.close()
+        if self._client is not None:
+            self._client.close()
+
+    def _ask(self, questions: list[Question]) -> dict[Question, Verdict]:
+        verdicts = {
+            question: Verdict(correct=True, source="math")
+            for question in questions
+            if question.scoring is Scoring.MATH and self._equal(question)
+        }
+        rest = [question for question in questions if question not in verdicts]
+        if self._settings.judge.kind is JudgeKind.RULE:
+            verdicts.update((question, self._rule(question)) for question in rest)
+        elif rest:
             if self._client is None:
                 self._client = JudgeClient(self._settings.judge, self.stats)
-        return self._client.verdicts(questions)
+            verdicts.update(zip(rest, self._client.verdicts(rest), strict=True))
+        return verdicts
 
     def _rule(self, question: Question) -> Verdict:
         correct = rule_verdict(question.question, question.reference, question.answer)
@@ -1644,15 +1705,14 @@ def image_bytes(source: Any) -> bytes:
     if isinstance(source, dict):
         source = source.get("bytes") or source.get("path")
     if isinstance(source, Image.Image):
-        return base64.b64decode(to_data_uri(source).partition(",")[2])
-    loaded = _swift_vision.load_file(source)
-    return bytes(loaded.getvalue())
+        return base64.b64decode(to_data_uri(source.convert("RGB")).partition(",")[2])
+    return bytes(_swift_vision.load_file(source).getvalue())
 
 
 def to_data_uri(image: Image.Image) -> str:
-    """Encodes an image without loss, for the way from the rollout to the trainer.
+    """Encodes an RGB image without loss, for the way from the rollout to the trainer.
 
-    Lossless WebP at its fastest setting takes a tenth of the time of PNG as swift would encode it, and three
+    Lossless WebP at its fastest setting takes a seventh of the time of PNG as swift would encode it, and three
     quarters of its size (benchmarks/zoom.py); it ends at 16383 pixels a side.
     """
     buffer = io.BytesIO()
@@ -1665,73 +1725,99 @@ def to_data_uri(image: Image.Image) -> str:
     return f"data:image/{kind};base64,{base64.b64encode(buffer.getvalue()).decode()}"
 
 
+def is_url(source: Any) -> bool:
+    """Tells whether swift would download an image."""
+    return isinstance(source, str) and source.lstrip()[:4] == "http"
+
+
 @dataclass(frozen=True, eq=False)
 class View:
     """An image as the model sees it.
 
     Attributes:
+        key: Of this view in the store.
         image: What the template hands to the vision encoder, in RGB.
-        payload: What stands for it in messages to other processes: the source itself, or the view as a
-            data URI where that saves them from decoding a larger image or from converting it otherwise.
-        original: The image in full resolution, in RGB; None where crops come from the view.
+        feed: A decoded image that the template turns into just `image`; nearly always `image` itself.
+        payload: What stands for it in messages to other processes, a string: the source itself, or `feed` as a
+            data URI where that saves them from decoding an image of twice the pixels.
+        encoded: The image as it came, where crops are cut from that; else None.
     """
 
+    key: str
     image: Image.Image
-    payload: Any
-    original: Image.Image | None = None
+    feed: Image.Image
+    payload: str
+    encoded: bytes | None
 
     @property
     def nbytes(self) -> int:
-        """Memory of the decoded pixels and of the payload, in bytes."""
-        pixels = sum(3 * image.width * image.height for image in (self.image, self.original) if image)
-        return pixels + (len(self.payload) if isinstance(self.payload, (str, bytes)) else 0)
+        """Memory that it takes, in bytes."""
+        decoded = [self.image] if self.feed is self.image else [self.image, self.feed]
+        return sum(map(_nbytes, decoded)) + len(self.payload) + len(self.encoded or b"")
+
+
+def _nbytes(image: Image.Image) -> int:
+    return 4 * image.width * image.height  # Pillow keeps RGB in four bytes a pixel
 
 
 class ImageStore:
-    """Views by content, each made once however many trajectories ask at once, within a byte budget."""
+    """Things by key, each made once however many trajectories ask at once, within a byte budget."""
 
     def __init__(self, budget: int = IMAGE_STORE_BYTES) -> None:
         """Makes an empty store.
 
         Args:
-            budget: Bytes that it may hold; the views used longest ago go first. One view always fits.
+            budget: Bytes that it may hold; what was used longest ago goes first. One thing always fits. What
+                goes lives on while a trajectory uses it.
         """
         self.budget = budget
         self.nbytes = 0
-        self._views: OrderedDict[str, View] = OrderedDict()
-        self._making: dict[str, Future[View]] = {}
+        self._kept: OrderedDict[str, tuple[Future[Any], int]] = OrderedDict()
+        self._making: dict[str, Future[Any]] = {}
         self._lock = threading.Lock()
 
     def __len__(self) -> int:
-        """Number of views held."""
-        return len(self._views)
+        """Number of things held."""
+        return len(self._kept)
 
-    def get(self, key: str, make: Callable[[], View]) -> View:
-        """Returns the view under `key`, made by `make` in this thread if need be. Errors of `make` are not kept."""
+    def get(self, key: str, make: Callable[[], tuple[Any, int]], pool: ThreadPoolExecutor | None = None) -> Future[Any]:
+        """Returns the future of what is, or will be, under `key`.
+
+        Args:
+            key: Equal for equal things.
+            make: Makes the thing and tells its size in bytes. What it raises goes to those who wait, and is not kept.
+            pool: Where `make` runs; by default here and now. Who waits inside a pool must make there and then, or
+                all of its threads could wait for a job that none is left to do.
+        """
         with self._lock:
-            if key in self._views:
-                self._views.move_to_end(key)
-                return self._views[key]
-            making = self._making.get(key)
-            if making is None:
-                mine = self._making[key] = Future()
-        if making is not None:
-            return making.result()
+            if key in self._kept:
+                self._kept.move_to_end(key)
+                return self._kept[key][0]
+            if key in self._making:
+                return self._making[key]
+            future = self._making[key] = Future()
+            future.set_running_or_notify_cancel()  # so that one trajectory that is aborted does not end the others
+        if pool is None:
+            self._make(key, make, future)
+        else:
+            pool.submit(self._make, key, make, future)
+        return future
+
+    def _make(self, key: str, make: Callable[[], tuple[Any, int]], future: Future[Any]) -> None:
         try:
-            view = make()
-        except BaseException as error:
+            thing, nbytes = make()
+        except BaseException as error:  # noqa: BLE001 - goes to those who wait
             with self._lock:
                 del self._making[key]
-            mine.set_exception(error)
-            raise
+            future.set_exception(error)
+            return
         with self._lock:
             del self._making[key]
-            self._views[key] = view
-            self.nbytes += view.nbytes
-            while self.nbytes > self.budget and len(self._views) > 1:
-                self.nbytes -= self._views.popitem(last=False)[1].nbytes
-        mine.set_result(view)
-        return view
+            self._kept[key] = future, nbytes
+            self.nbytes += nbytes
+            while self.nbytes > self.budget and len(self._kept) > 1:
+                self.nbytes -= self._kept.popitem(last=False)[1][1]
+        future.set_result(thing)
 
 
 class ImageProcessor:
@@ -1769,51 +1855,63 @@ class ImageProcessor:
             "set it to 'pixel' or 'norm1000'"
         )
 
-    def view(self, source: Any, chat_template_kwargs: dict[str, Any] | None = None) -> View:
+    def view(
+        self, source: Any, chat_template_kwargs: dict[str, Any] | None = None, pool: ThreadPoolExecutor | None = None
+    ) -> Future[View]:
         """Returns the view of an image, from the store or newly made.
 
         Args:
             source: The image in any form that swift takes.
             chat_template_kwargs: Of the request; they may hold `max_pixels`.
+            pool: Where it is made; by default here and now.
 
-        Raises:
-            Exception: Whatever the template raises for an image that it can't load.
+        Returns:
+            A future; it raises whatever the template raises for an image that it can't load.
         """
-        key = f"{_content_key(source)} {chat_template_kwargs or ''}"
-        return self.store.get(key, lambda: self._make_view(source, chat_template_kwargs))
+        key = f"{content_key(source)} {chat_template_kwargs or ''}"
+        return self.store.get(key, lambda: self._make_view(key, source, chat_template_kwargs), pool)
 
-    def _make_view(self, source: Any, chat_template_kwargs: dict[str, Any] | None) -> View:
-        image = self._preprocess(source, chat_template_kwargs)
-        payload = source
-        original = source if isinstance(source, Image.Image) else Image.open(io.BytesIO(image_bytes(source)))
-        plain = original.mode in ("RGB", "L")
-        if not plain or 2 * image.width * image.height <= original.width * original.height:
-            uri = to_data_uri(image)
-            if self._preprocess(uri, chat_template_kwargs).size == image.size:  # else --max_pixels shrinks it again
-                payload = uri
+    def _make_view(self, key: str, source: Any, chat_template_kwargs: dict[str, Any] | None) -> tuple[View, int]:
+        encoded = None if isinstance(source, Image.Image) else image_bytes(source)
+        original = source if encoded is None else Image.open(io.BytesIO(encoded))
+        loaded, image = self._preprocess(original, chat_template_kwargs)
+        feed = image if self._is_stable(image, chat_template_kwargs) else loaded
+        if encoded is None or 2 * feed.width * feed.height <= original.width * original.height:
+            payload = to_data_uri(feed)
+        elif isinstance(source, str) and not is_url(source):
+            payload = source
+        else:
+            payload = base64.b64encode(encoded).decode()
         if self.settings.crop_source is CropSource.VIEW:
-            return View(image, payload)
-        return View(image, payload, _swift_vision.load_image(original))
+            encoded = None
+        elif encoded is None:
+            encoded = image_bytes(source)
+        view = View(key, image, feed, payload, encoded)
+        return view, view.nbytes
 
-    def _preprocess(self, source: Any, chat_template_kwargs: dict[str, Any] | None) -> Image.Image:
-        """Does with an image what the template does before the vision encoder."""
+    def _is_stable(self, image: Image.Image, chat_template_kwargs: dict[str, Any] | None) -> bool:
+        """Tells whether the template leaves a view as it is: not where --max_pixels would shrink it once more."""
+        try:
+            return self._preprocess(image, chat_template_kwargs)[1].size == image.size
+        except ValueError:  # rounding made it thinner than the template takes
+            return False
+
+    def _preprocess(
+        self, image: Image.Image, chat_template_kwargs: dict[str, Any] | None
+    ) -> tuple[Image.Image, Image.Image]:
+        """Does with an image what the template does: loads it (RGB, --max_pixels), then scales and rounds it."""
         if self.template is None:
             from qwen_vl_utils import fetch_image  # noqa: PLC0415 - heavy
 
-            kwargs = {"image_patch_size": 16} if "qwen3" in self._model_type else {}
-            if isinstance(source, dict):
-                source = source.get("bytes") or source.get("path")
-            return fetch_image({"image": _swift_vision.load_image(source)}, **kwargs)  # type: ignore[no-any-return]
-        inputs = StdTemplateInputs.from_dict(
-            {
-                "messages": [{"role": "user", "content": "<image>"}],
-                "images": [source],
-                "chat_template_kwargs": chat_template_kwargs or {},
-            }
-        )
+            patch = {"image_patch_size": 16} if "qwen3" in self._model_type else {}
+            loaded = _swift_vision.load_image(image)
+            return loaded, fetch_image({"image": loaded}, **patch)
+        extra = {"chat_template_kwargs": dict(chat_template_kwargs)} if chat_template_kwargs else {}
+        inputs = StdTemplateInputs(messages=[{"role": "user", "content": "<image>"}], images=[image], **extra)
         self.template._preprocess_inputs(inputs)  # noqa: SLF001 - the template's own way, for pixels that are equal
+        loaded = inputs.images[0]
         self.template.replace_tag("image", 0, inputs)
-        return inputs.images[0]  # type: ignore[no-any-return]
+        return loaded, inputs.images[0]
 
     def zoom(
         self, view: View | None, call: ToolCall, chat_template_kwargs: dict[str, Any] | None = None
@@ -1831,14 +1929,21 @@ class ImageProcessor:
             raise ZoomRefusedError("bad_image")
         width, height = view.image.size
         box = fit_box(call.bbox_2d, width, height, self.coordinates, self.settings.rules)
-        if view.original is None:
+        if view.encoded is None:
             return box, view.image.crop(box)
-        x, y = view.original.width / width, view.original.height / height
+        original = self.store.get(f"original {view.key}", lambda: self._load_original(view.encoded)).result()
+        x, y = original.width / width, original.height / height
         corners = (int(box.x1 * x), int(box.y1 * y), math.ceil(box.x2 * x), math.ceil(box.y2 * y))
-        return box, self._preprocess(view.original.crop(corners), chat_template_kwargs)
+        return box, self._preprocess(original.crop(corners), chat_template_kwargs)[1]
+
+    @staticmethod
+    def _load_original(encoded: bytes | None) -> tuple[Image.Image, int]:
+        image = _swift_vision.load_image(encoded)
+        image.load()
+        return image, _nbytes(image)
 
 
-def _content_key(source: Any) -> str:
+def content_key(source: Any) -> str:
     """Returns a key that equal images share."""
     if isinstance(source, dict):
         source = source.get("bytes") or source.get("path")
@@ -1858,15 +1963,31 @@ def _content_key(source: Any) -> str:
 
 _MEDIA_TAG = re.compile(r"<(?=/?(?:image|video|audio|img|bbox|ref-object|cot-process|start-image)\b|\|)", re.IGNORECASE)
 _MEDIA_TOKENS = ("<|vision_start|>", "<|vision_end|>", "<|vision_pad|>", "<|image_pad|>", "<|video_pad|>")
-_BLANK = (56, 56)  # pixels; stands in for an image that can't be read, so that the run lives
+_BLANK = to_data_uri(Image.new("RGB", (56, 56), (127, 127, 127)))  # for an image that can't be read: the run lives
+
+# What this version of swift brings. 4.6 gives the loss mask of each turn to the scheduler, 3.7 has no token ids.
+_EXACT_PROMPTS = hasattr(_swift_multi_turn.MultiTurnScheduler, "get_response_token_data")
+_TOKEN_IDS = hasattr(_swift_multi_turn, "RolloutScheduler")
+
+if not _TOKEN_IDS:
+    logger.warning(
+        "DeepEyes: this ms-swift gives no token ids to the trainer, which tokenises trajectories anew, and behind "
+        "`swift rollout` no crops either: use --vllm_mode colocate, or better ms-swift 4.6, which trains on just the "
+        "tokens that were sampled"
+    )
+elif not _EXACT_PROMPTS:
+    logger.warning(
+        "DeepEyes: the trainer gets just the token ids that were sampled, but before ms-swift 4.6 the engine sees "
+        "earlier turns as text that it tokenises anew, so the context of a later turn may differ by a few tokens"
+    )
 
 
 @dataclass
 class Observation:
-    """What a tool call gives back: the user turn, its image, and its line in `rollout_infos["zooms"]`."""
+    """What a tool call gives back: the user turn, its image or None, and its line in `rollout_infos["zooms"]`."""
 
     text: str
-    crop: Image.Image | None
+    image: Any
     zoom: dict[str, Any]
 
 
@@ -1874,11 +1995,16 @@ class Observation:
 class Progress:
     """What the scheduler remembers of a trajectory. It hangs on the request and goes with it."""
 
-    view: View | None = None
+    views: list[View | None] | None = None
     turns: list[str] = field(default_factory=list)
     zooms: list[dict[str, Any]] = field(default_factory=list)
-    crops: list[Any] = field(default_factory=list)
+    masked: list[int] = field(default_factory=list)
     prepared: Observation | None = None
+
+    @property
+    def view(self) -> View | None:
+        """The view that boxes refer to: of the first image."""
+        return self.views[0] if self.views else None
 
     def infos(self) -> dict[str, Any]:
         """Returns the part of `rollout_infos` that holds no images."""
@@ -1892,16 +2018,20 @@ class Progress:
         }
 
 
-def instruction_of(row: Mapping[str, Any], messages: Sequence[Mapping[str, Any]]) -> str:
+def instruction_of(row: Mapping[str, Any], prompt: Any) -> str:
     """Returns the format instruction that ends a row's question, in the words of the dataset.
 
-    It is what follows `extra_info.question` in the last user turn, else the last line of that turn, if that
-    speaks of `<answer>`; else our own wording.
+    It is what follows `extra_info.question` in the prompt, else the prompt's last line, if that speaks of
+    `<answer>`; else our own wording.
+
+    Args:
+        row: Dataset columns, as far as they came with the request.
+        prompt: Content of the user turn that asks the question.
     """
-    users = [message["content"] for message in messages if message["role"] == "user"]
-    prompt = users[0] if users and isinstance(users[0], str) else ""
-    question = (row.get("extra_info") or {}).get("question") or ""
-    _, found, rest = prompt.rpartition(question) if question else ("", "", "")
+    if not isinstance(prompt, str):
+        return DEFAULT_INSTRUCTION
+    question = _extra_info(row).get("question")
+    _, found, rest = prompt.rpartition(question) if isinstance(question, str) and question else ("", "", "")
     last_line = prompt[prompt.rstrip().rfind("\n") :] if "\n" in prompt.strip() else ""
     instruction = next((text for text in (rest if found else "", last_line) if "<answer>" in text), DEFAULT_INSTRUCTION)
     return _MEDIA_TAG.sub("< ", instruction)
@@ -1925,7 +2055,13 @@ class DeepEyesScheduler(_swift_multi_turn.MultiTurnScheduler):  # type: ignore[m
         )
         tokenizer = kwargs.get("tokenizer") or getattr(template, "tokenizer", None)
         self._processor = ImageProcessor(template, tokenizer, SETTINGS)
+        if template is None:
+            logger.warning(
+                "DeepEyes: this ms-swift does not hand its template to the scheduler; limit images with the "
+                "environment variable MAX_PIXELS, since boxes would be misread under --max_pixels"
+            )
         self._pool = ThreadPoolExecutor(ZOOM_THREADS, thread_name_prefix="deepeyes-zoom")
+        self._downloads = ThreadPoolExecutor(DOWNLOAD_THREADS, thread_name_prefix="deepeyes-download")
         ids = tokenizer.convert_tokens_to_ids(list(_MEDIA_TOKENS)) if tokenizer is not None else []
         self._media_ids = {token for token in ids if token not in (None, getattr(tokenizer, "unk_token_id", None))}
         self._pad_id = getattr(tokenizer, "pad_token_id", None)
@@ -1934,102 +2070,139 @@ class DeepEyesScheduler(_swift_multi_turn.MultiTurnScheduler):  # type: ignore[m
 
     async def run(self, infer_request: Any, request_config: Any, **kwargs: Any) -> Any:
         """Runs one trajectory behind `swift rollout`."""
-        await self.on_trajectory_start([infer_request])
+        await self._look(infer_request)
         output = await super().run(infer_request, request_config, **kwargs)
         progress = _progress(infer_request)
-        images = await asyncio.gather(*[self._in_pool(self._travelling, image) for image in infer_request.images])
-        if progress.view is not None:
-            images[0] = progress.view.payload
+        views = progress.views or []
+        crops = infer_request.images[len(views) :]
+        images = [view.payload if view else _BLANK for view in views]
+        images += await asyncio.gather(*[self._in_pool(to_data_uri, crop) for crop in crops])
         output.rollout_infos.update({**progress.infos(), "images": images})
         _complete_last_turn(output)
         return output
 
     async def on_trajectory_start(self, requests: Sequence[Any]) -> None:
         """Decodes and scales the images of new trajectories, off the event loop and in parallel."""
-        await asyncio.gather(*[self._in_pool(self._start, request) for request in requests])
+        await asyncio.gather(*[self._look(request) for request in requests])
 
     async def on_turn_end(self, infer_request: Any, response_choice: Any, current_turn: int) -> dict[str, Any]:
         """Runs the tool call of a turn, off the event loop. ms-swift before 4.5 does this in `step`."""
         progress = _progress(infer_request)
-        progress.turns.append(response_choice.message.content)
         if not self.check_finished(infer_request, response_choice, current_turn):
             progress.prepared = await self._in_pool(self._observe, infer_request, progress, current_turn)
         return {"rollout_infos": self._infos(infer_request, progress)}
 
     def check_finished(self, infer_request: Any, response_choice: Any, current_turn: int) -> bool:
         """Tells whether a trajectory is over: an answer, no tool call, no tool, or a limit reached."""
-        forged = self._disarm(infer_request, response_choice)
-        if forged or super().check_finished(infer_request, response_choice, current_turn):
+        turn = self._hear(infer_request, response_choice, current_turn)
+        if super().check_finished(infer_request, response_choice, current_turn):
             return True
-        return not has_tool(_row(infer_request)) or next_call(response_choice.message.content, SETTINGS.rules) is None
+        return not has_tool(_row(infer_request)) or next_call(turn, SETTINGS.rules) is None
+
+    def get_response_token_data(self, infer_request: Any, response_choice: Any, *args: Any, **kwargs: Any) -> Any:
+        """Takes tokens that had to be replaced out of the loss. Called by ms-swift 4.6 and newer."""
+        ids, mask = super().get_response_token_data(infer_request, response_choice, *args, **kwargs)
+        prefix = len(ids) - len(response_choice.token_ids or [])
+        for place in _progress(infer_request).masked:
+            mask[prefix + place] = 0
+        return ids, mask
 
     def step(self, infer_request: Any, response_choice: Any, current_turn: int) -> Any:
         """Appends the observation of a turn to the request."""
         progress = _progress(infer_request)
-        if len(progress.turns) < current_turn:  # no on_turn_end before ms-swift 4.5
-            progress.turns.append(response_choice.message.content)
+        self._hear(infer_request, response_choice, current_turn)
         observation = progress.prepared or self._observe(infer_request, progress, current_turn)
         progress.prepared = None
         progress.zooms.append(observation.zoom)
         infer_request.messages.append({"role": "user", "content": observation.text})
-        if observation.crop is not None:
-            image = observation.crop if self._in_server else to_data_uri(observation.crop)
-            infer_request.images.append(image)
+        if observation.image is not None:
+            infer_request.images.append(observation.image)
         infos = self._infos(infer_request, progress)
-        if not hasattr(_swift_multi_turn, "RolloutScheduler"):  # ms-swift 3.7
+        if not _TOKEN_IDS:
             return infer_request, infos
         result = {"infer_request": infer_request, "rollout_infos": infos}
-        if response_choice.token_ids and not hasattr(self, "get_response_token_data"):  # before ms-swift 4.6
+        if response_choice.token_ids and not _EXACT_PROMPTS:
             result["response_token_ids"] = list(response_choice.token_ids)
             result["response_loss_mask"] = [1] * len(response_choice.token_ids)
         return result
 
     # The parts.
 
-    def _start(self, request: Any) -> None:
-        """Puts the view in the place of a new request's image."""
+    async def _look(self, request: Any) -> None:
+        """Makes the views of a new request's images, once."""
         progress = _progress(request)
-        if progress.view is not None or not request.images or not has_tool(_row(request)):
+        if progress.views is not None:
             return
-        if self._in_server and self._processor.template is not None:
-            self._processor.template.set_mode("vllm")
-        try:
-            progress.view = self._processor.view(request.images[0], getattr(request, "chat_template_kwargs", None))
-            request.images[0] = progress.view.image if self._in_server else progress.view.payload
-        except Exception as error:  # noqa: BLE001 - one bad image must not end a run
-            logger.warning("%s: the image can't be read: %s: %.300s", _row_name(request), type(error).__name__, error)
-            request.images[0] = to_data_uri(Image.new("RGB", _BLANK, (127, 127, 127)))
+        progress.views = []
+        views = await asyncio.gather(*[self._view(request, image) for image in request.images], return_exceptions=True)
+        self._take_views(request, views)
+
+    async def _view(self, request: Any, image: Any) -> View:
+        kwargs = getattr(request, "chat_template_kwargs", None)
+        pool = self._downloads if is_url(image) else self._pool  # a server that hangs must not hold up the others
+        future = await self._in_pool(self._processor.view, image, kwargs, pool)
+        return await asyncio.wait_for(asyncio.wrap_future(future), DOWNLOAD_PATIENCE if is_url(image) else None)
+
+    def _take_views(self, request: Any, views: Sequence[View | BaseException]) -> None:
+        """Puts views in the place of a request's images, and something blank in the place of those without one."""
+        progress = _progress(request)
+        progress.views = [None if isinstance(view, BaseException) else view for view in views]
+        for place, view in enumerate(views):
+            if not isinstance(view, BaseException):
+                request.images[place] = view.feed if self._in_server else view.payload
+            else:
+                request.images[place] = _BLANK
+                logger.warning(
+                    "%s: image %d can't be read: %s: %.300s", _row_name(request), place, type(view).__name__, view
+                )
 
     def _observe(self, request: Any, progress: Progress, turn: int) -> Observation:
         """Runs the tool call that ends the last turn. Never raises for anything that the model wrote."""
-        self._start(request)
+        kwargs = getattr(request, "chat_template_kwargs", None)
+        if progress.views is None:  # no on_trajectory_start before ms-swift 4.5
+            futures = [self._processor.view(image, kwargs) for image in request.images[:1]]
+            self._take_views(request, [future.exception() or future.result() for future in futures])
         zoom: dict[str, Any] = {"turn": turn, "bbox_2d": None, "box": None, "label": None, "error": None}
         text = next_call(progress.turns[-1], SETTINGS.rules) or ""
         try:
             call = parse_call(text, SETTINGS.rules)
             zoom.update(bbox_2d=list(call.bbox_2d), label=call.label)
-            box, crop = self._processor.zoom(progress.view, call, getattr(request, "chat_template_kwargs", None))
+            box, crop = self._processor.zoom(progress.view, call, kwargs)
         except ZoomRefusedError as error:
             if zoom["bbox_2d"] is None:
                 zoom["bbox_2d"] = inert(text)
             zoom["error"] = error.code
             return Observation(ZOOM_ERRORS[error.code], None, zoom)
         zoom["box"] = list(box)
-        instruction = instruction_of(_row(request), request.messages)
-        return Observation(f"<tool_response><image>{instruction}</tool_response>", crop, zoom)
+        users = [message["content"] for message in request.messages if message["role"] == "user"]
+        instruction = instruction_of(_row(request), users[-1 - len(progress.zooms)])
+        image = crop if self._in_server else to_data_uri(crop)
+        return Observation(f"<tool_response><image>{instruction}</tool_response>", image, zoom)
 
-    def _disarm(self, request: Any, choice: Any) -> bool:
-        """Makes what could pass for an image in the model's own turn inert; tells whether tokens were replaced."""
+    def _hear(self, request: Any, choice: Any, turn: int) -> str:
+        """Takes down a turn of the model, once, and makes what could pass for an image in it inert.
+
+        Returns:
+            The turn as the model wrote it.
+        """
+        progress = _progress(request)
+        if len(progress.turns) >= turn:
+            return progress.turns[-1]
+        choice.message.content = (choice.message.content or "").encode("utf-8", "replace").decode("utf-8")
+        progress.turns.append(choice.message.content)
         last = request.messages[-1]
         if last["role"] == "assistant" and isinstance(last["content"], str):
-            last["content"] = _MEDIA_TAG.sub("< ", last["content"])
+            last["content"] = _MEDIA_TAG.sub("< ", choice.message.content)
         tokens = getattr(choice, "token_ids", None) or []
-        places = [place for place, token in enumerate(tokens) if token in self._media_ids]
-        for place in places:
+        progress.masked = [place for place, token in enumerate(tokens) if token in self._media_ids]
+        for place in progress.masked:
             tokens[place] = self._pad_id
-        if places:
-            logger.warning("%s: the policy sampled an image token; its trajectory ends here", _row_name(request))
-        return bool(places)
+        if progress.masked:
+            logger.warning("%s: the policy sampled image tokens; they are replaced", _row_name(request))
+            if _EXACT_PROMPTS and choice.logprobs and "content" in choice.logprobs:
+                kept = [item for place, item in enumerate(choice.logprobs["content"]) if place not in progress.masked]
+                choice.logprobs["content"] = kept
+        return progress.turns[-1]
 
     def _infos(self, request: Any, progress: Progress) -> dict[str, Any]:
         infos = progress.infos()
@@ -2037,20 +2210,14 @@ class DeepEyesScheduler(_swift_multi_turn.MultiTurnScheduler):  # type: ignore[m
             infos["images"] = list(request.images)
         return infos
 
-    @staticmethod
-    def _travelling(image: Any) -> Any:
-        return to_data_uri(image) if isinstance(image, Image.Image) else image
-
     def _in_pool(self, function: Callable[..., Any], *args: Any) -> asyncio.Future[Any]:
         return asyncio.get_running_loop().run_in_executor(self._pool, function, *args)
 
 
 def has_tool(row: Mapping[str, Any]) -> bool:
     """Tells whether a dataset row comes with the zoom tool: not with an empty `env_name`, nor a math source."""
-    source = row.get("data_source")
-    if source is not None and SETTINGS.scoring_of(source) is Scoring.MATH:
-        return False
-    return row.get("env_name") != ""
+    scorings = {**OFFICIAL_SOURCES, **dict(SETTINGS.sources)}
+    return scorings.get(str(row.get("data_source"))) is not Scoring.MATH and row.get("env_name") != ""
 
 
 def _row(request: Any) -> Mapping[str, Any]:
@@ -2058,9 +2225,14 @@ def _row(request: Any) -> Mapping[str, Any]:
     return getattr(request, "data_dict", None) or {}
 
 
+def _extra_info(row: Mapping[str, Any]) -> Mapping[str, Any]:
+    extra_info = row.get("extra_info")
+    return extra_info if isinstance(extra_info, dict) else {}
+
+
 def _row_name(request: Any) -> str:
     row = _row(request)
-    return f"{row.get('data_source', 'unknown source')} row {(row.get('extra_info') or {}).get('index', '?')}"
+    return f"{row.get('data_source', 'unknown source')} row {_extra_info(row).get('index', '?')}"
 
 
 def _progress(request: Any) -> Progress:
@@ -2076,10 +2248,7 @@ def _progress(request: Any) -> Progress:
 def _complete_last_turn(output: Any) -> None:
     """Adds the token ids of the last turn, which ms-swift before 4.6 drops in server mode after a tool call."""
     choice = output.response.choices[0]
-    turns = sum(
-        message["role"] == "assistant" for message in output.messages[-2 * len(output.response_token_ids) - 1 :]
-    )
-    if not (output.response_token_ids and choice.token_ids and turns == len(output.response_token_ids) + 1):
+    if not choice.token_ids or len(output.response_token_ids) != output.rollout_infos["num_turns"] - 1:
         return
     output.response_token_ids.append(list(choice.token_ids))
     output.response_loss_mask.append([1] * len(choice.token_ids))
