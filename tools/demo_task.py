@@ -1,0 +1,181 @@
+"""The demo's task: pictures with a question whose answer is lost in the view and plain in the crop.
+
+A picture is 448 x 448 pixels, the policy's view of it 112 x 112. A pale card lies on one of four coloured mats and
+bears one of eight fine patterns. The patterns repeat every four pixels, which is just what the view's bicubic filter
+averages away, and they fade out before the card's edge: *the view is the same, byte for byte, whatever the pattern
+is*. The view does show where the card lies, and the crop of that place, cut from the original, shows the pattern. So
+the only way to beat a guess is to look at the view, zoom to the right place and read the crop.
+
+Rows are in the schema of the official files, so everything after this module is the product's own path.
+"""
+
+from __future__ import annotations
+
+import io
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from PIL import Image
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+VIEW_SIDE = 112
+"""Side of the view in pixels."""
+CELL = 28
+"""Side of a cell of the view in pixels: one image token, and the smallest box that the tool takes as it is."""
+SCALE = 4
+"""Pixels of the original for one pixel of the view."""
+MAX_PIXELS = VIEW_SIDE * VIEW_SIDE
+"""The pixel budget (`MAX_PIXELS`) under which the view and a crop are 112 x 112."""
+
+MATS = ((170, 60, 60), (60, 150, 70), (60, 80, 170), (180, 160, 50))
+"""Colours of the four mats: top left, top right, bottom left, bottom right."""
+TABLE_CELLS = ((0, 0), (3, 0), (0, 3), (3, 3))
+"""The cell of the view, as column and row, in which the card on each mat lies."""
+JITTER = 12
+"""Grey levels by which a picture's colours vary."""
+CARD_TINTS = (165, 195)
+"""Range of each channel of the card's colour."""
+
+PATTERNS = {
+    "lines": ("1111", "0000", "0000", "1111"),
+    "bars": ("1001", "1001", "1001", "1001"),
+    "check": ("1100", "1100", "0011", "0011"),
+    "slash": ("0011", "0110", "1100", "1001"),
+    "cross": ("1001", "0110", "0110", "1001"),
+    "dots": ("1010", "0101", "1010", "0101"),
+    "brick": ("1001", "0110", "1001", "0110"),
+    "grid": ("1010", "0101", "0101", "1010"),
+}
+"""Tiles of four by four pixels, half of them light and half dark, so that each averages to the card's colour."""
+CHANCE = 1 / len(PATTERNS)
+"""Accuracy of a guess."""
+
+CONTRAST = 60
+"""Grey levels by which the light and dark pixels of a pattern leave the card's colour."""
+MARGIN, FADE = 12, 24
+"""Pixels of a card's edge without a pattern, and over which it fades in: keeps its outline out of the view too."""
+
+SYSTEM = (
+    "# Tools\n<tools>\n"
+    '{"name": "image_zoom_in_tool", "parameters": {"bbox_2d": "[x1, y1, x2, y2]"}}\n'
+    "</tools>\n"
+    'Call: <tool_call>{"name": ..., "arguments": ...}</tool_call>'
+)
+QUESTION = "Which pattern is on the card?"
+FORMAT = "Think, call **image_zoom_in_tool** if needed, answer in <answer>...</answer>."
+
+Box = tuple[int, int, int, int]
+"""x1, y1, x2, y2 in pixels of the view."""
+Colour = tuple[int, int, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Picture:
+    """What a picture shows.
+
+    Attributes:
+        mats: Colours of the four mats.
+        mat: Index of the mat on which the card lies.
+        card: The card's colour.
+        pattern: The card's pattern, a key of `PATTERNS`: the answer.
+    """
+
+    mats: tuple[Colour, ...]
+    mat: int
+    card: Colour
+    pattern: str
+
+    @property
+    def box(self) -> Box:
+        """The card's box."""
+        return card_box(self.mat)
+
+
+def card_box(mat: int) -> Box:
+    """Give the box in which the card on a mat lies."""
+    x, y = (CELL * cell for cell in TABLE_CELLS[mat])
+    return x, y, x + CELL, y + CELL
+
+
+def sample_picture(rng: np.random.Generator) -> Picture:
+    """Draw a picture: colours, place and pattern all independent of each other."""
+    mats = np.array(MATS) + rng.integers(-JITTER, JITTER + 1, size=(4, 3))
+    card = rng.integers(*CARD_TINTS, size=3)
+    return Picture(
+        mats=tuple((int(red), int(green), int(blue)) for red, green, blue in mats),
+        mat=int(rng.integers(4)),
+        card=(int(card[0]), int(card[1]), int(card[2])),
+        pattern=str(rng.choice(list(PATTERNS))),
+    )
+
+
+def _pattern_offsets(pattern: str) -> np.ndarray:
+    """Give what a pattern adds to the card's colour: an array of whole grey levels, one a pixel of the original."""
+    side = CELL * SCALE
+    tile = np.array([[1 if pixel == "1" else -1 for pixel in line] for line in PATTERNS[pattern]])
+    centres = np.arange(side) + 0.5
+    ramp = np.clip((np.minimum(centres, side - centres) - MARGIN) / FADE, 0, 1)
+    window = 0.5 - 0.5 * np.cos(np.pi * ramp)
+    amplitude = np.round(CONTRAST * np.outer(window, window)).astype(int)
+    repeats = side // len(tile)
+    return np.asarray(np.tile(tile, (repeats, repeats)) * amplitude)
+
+
+def draw(picture: Picture) -> Image.Image:
+    """Draw the original: 448 x 448 pixels, RGB."""
+    half = VIEW_SIDE * SCALE // 2
+    pixels = np.empty((2 * half, 2 * half, 3), dtype=int)
+    for mat, colour in enumerate(picture.mats):
+        top, left = half * (mat // 2), half * (mat % 2)
+        pixels[top : top + half, left : left + half] = colour
+    left, top, right, bottom = (SCALE * edge for edge in picture.box)
+    pixels[top:bottom, left:right] = np.array(picture.card) + _pattern_offsets(picture.pattern)[..., None]
+    return Image.fromarray(pixels.astype(np.uint8))
+
+
+def row(index: int, picture: Picture, split: str) -> dict[str, Any]:
+    """Make one dataset row in the official schema, with the picture as PNG bytes."""
+    file = io.BytesIO()
+    draw(picture).save(file, format="PNG")
+    return {
+        "data_source": "vstar",
+        "prompt": [
+            {"content": SYSTEM, "role": "system"},
+            {"content": f"<image>\n{QUESTION}\n{FORMAT}", "role": "user"},
+        ],
+        "images": [{"bytes": file.getvalue(), "path": f"{split}_{index}.png"}],
+        "ability": "vl_chart",
+        "env_name": "visual_toolbox_v2",
+        "reward_model": {"ground_truth": picture.pattern, "style": "model"},
+        "extra_info": {"answer": picture.pattern, "index": str(index), "question": QUESTION, "split": split},
+    }
+
+
+def sample_pictures(count: int, *, seed: int, split: str) -> list[Picture]:
+    """Draw pictures that follow from the seed and the split's name; two splits share no random numbers."""
+    rng = np.random.default_rng([seed, *split.encode()])
+    return [sample_picture(rng) for _ in range(count)]
+
+
+def write_parquet(rows: list[dict[str, Any]], path: Path) -> Path:
+    """Write rows as the official files are written, and return the path."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pq.write_table(pa.Table.from_pylist(rows), path)
+    return path
+
+
+def zoom_turn(box: tuple[int, ...]) -> str:
+    """Write the assistant's turn that zooms to a box."""
+    numbers = ", ".join(map(str, box))
+    call = f'{{"name": "image_zoom_in_tool", "arguments": {{"bbox_2d": [{numbers}]}}}}'
+    return f"<think>Zoom in.</think>\n<tool_call>\n{call}\n</tool_call>"
+
+
+def answer_turn(pattern: str, *, zoomed: bool) -> str:
+    """Write the assistant's turn that answers, after a zoom or without one."""
+    return f"<think>{'It shows.' if zoomed else 'I guess.'}</think>\n<answer>{pattern}</answer>"
