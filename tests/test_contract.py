@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +18,9 @@ WAYS = [
 
 @pytest.fixture(scope="module")
 def results(tiny_model: Path) -> dict[str, Any]:
-    return {version: run_in(version, SCRIPT, ROOT, tiny_model) for version in VERSIONS}
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        results = pool.map(lambda version: run_in(version, SCRIPT, ROOT, tiny_model), VERSIONS)
+        return dict(zip(VERSIONS, results, strict=True))
 
 
 @pytest.mark.parametrize("version", VERSIONS)
