@@ -1,0 +1,517 @@
+"""The scripts: what they hand to swift, what they refuse, and that swift's own parsers accept all of it.
+
+A stub named `swift` stands in for the real one and records its arguments; the real argument classes then read them.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from contextlib import closing
+from dataclasses import dataclass
+from itertools import groupby
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import swift.arguments.sft_args
+import swift.rlhf_trainers
+import transformers.training_args
+from PIL import Image
+from swift import get_processor, get_template
+from swift.arguments import DeployArguments, RLHFArguments, RolloutArguments
+from swift.dataset import DATASET_MAPPING
+from swift.utils import parse_args
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+PROJECT = Path(__file__).parents[1]
+LAYOUTS = {  # processes that train, as NPROC_PER_NODE; None: no torchrun
+    "node8": "3",
+    "train8": "6",
+    "lora4": "3",
+    "nodes": "8",
+    "cpu": None,
+}
+OFFICIAL_FILES = [
+    "data_0.1.2_visual_toolbox_v2.parquet",
+    "data_v0.8_visual_toolbox_v2.parquet",
+    "data_thinklite_reasoning_acc.parquet",
+]
+
+# Records each call as a line of JSON, then does what swift would: serve /v1/models at --port, or end.
+STUB = f"""#!{sys.executable}
+import http.server, json, os, sys
+
+argv = sys.argv[1:]
+names = ("CUDA_VISIBLE_DEVICES", "MAX_PIXELS", "NPROC_PER_NODE")
+call = {{"argv": argv, "env": {{name: os.environ[name] for name in names if name in os.environ}}}}
+with open(os.environ["STUB_CALLS"], "a") as file:
+    file.write(json.dumps(call) + "\\n")
+if "--die" in argv:
+    sys.exit("the stub has no memory left")
+if argv[0] == "deploy":
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self):
+            known = self.headers["Authorization"] == "Bearer " + argv[-argv[::-1].index("--api_key")]
+            self.send_response(200 if known and self.path == "/v1/models" else 401)
+            self.end_headers()
+    port = int(argv[argv.index("--port") + 1])
+    http.server.HTTPServer(("127.0.0.1", port), Handler).serve_forever()
+"""
+
+
+@dataclass(frozen=True)
+class Sandbox:
+    """A checkout without .venv, under a path with a space, where the only swift is the stub."""
+
+    folder: Path
+    calls_file: Path
+    env: dict[str, str]
+
+    def command(self, script: str, *arguments: str) -> list[str]:
+        return ["bash", str(self.folder / script), *arguments]
+
+    def run(self, script: str, *arguments: str, **settings: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            self.command(script, *arguments),
+            env=self.env | settings,
+            cwd="/",
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+
+    @property
+    def calls(self) -> list[dict[str, Any]]:
+        if not self.calls_file.exists():
+            return []
+        return [json.loads(line) for line in self.calls_file.read_text().splitlines()]
+
+
+@pytest.fixture
+def sandbox(tmp_path: Path) -> Sandbox:
+    folder = tmp_path / "a checkout"
+    (folder / "data").mkdir(parents=True)
+    for name in ("deepeyes.sh", "deploy_judge.sh", "deepeyes_plugin.py", "dataset_info.json"):
+        shutil.copy(PROJECT / name, folder)
+    for name in OFFICIAL_FILES:
+        (folder / "data" / name).touch()
+    stub = tmp_path / "bin" / "swift"
+    stub.parent.mkdir()
+    stub.write_text(STUB)
+    stub.chmod(0o755)
+    calls = tmp_path / "calls.jsonl"
+    env = {"PATH": f"{stub.parent}:/usr/bin:/bin", "HOME": str(tmp_path), "STUB_CALLS": str(calls)}
+    return Sandbox(folder, calls, env)
+
+
+def option(argv: list[str], name: str) -> list[str]:
+    """Give the values of the last `--name` in a command line."""
+    start = len(argv) - argv[::-1].index(f"--{name}")
+    end = next((i for i in range(start, len(argv)) if argv[i].startswith("--")), len(argv))
+    return argv[start:end]
+
+
+def read_command(line: str) -> tuple[dict[str, str], list[str]]:
+    """Split a printed command, `env A=1 B=2 swift sub ...`, into its variables and swift's arguments."""
+    words = shlex.split(line)
+    assert words[0] == "env"
+    start = next(i for i, word in enumerate(words) if word.endswith("swift"))
+    return dict(word.split("=", 1) for word in words[1:start]), words[start + 1 :]
+
+
+def free_port() -> int:
+    """Find a port of which the next one is free too."""
+    while True:
+        with closing(socket.socket()) as first, closing(socket.socket()) as second:
+            first.bind(("127.0.0.1", 0))
+            port = int(first.getsockname()[1])
+            try:
+                second.bind(("127.0.0.1", port + 1))
+            except OSError:
+                continue
+            return port
+
+
+def assert_refused(result: subprocess.CompletedProcess[str], message: str) -> None:
+    """Check that a run ended with one line on standard error, and no swift."""
+    assert result.returncode == 1
+    assert result.stdout == ""
+    assert result.stderr.count("\n") == 1
+    assert re.search(message, result.stderr), result.stderr
+
+
+class TestTrain:
+    """`deepeyes.sh train`."""
+
+    def test_no_command_at_all_trains(self, sandbox: Sandbox) -> None:
+        assert sandbox.run("deepeyes.sh").returncode == 0
+        (call,) = sandbox.calls
+        assert call["argv"][:3] == ["rlhf", "--rlhf_type", "grpo"]
+
+    @pytest.mark.parametrize("layout", LAYOUTS)
+    def test_dry_run_prints_exactly_what_a_run_calls(self, sandbox: Sandbox, layout: str) -> None:
+        dry = sandbox.run("deepeyes.sh", "train", "--dry-run", "--seed", "a 'b'", LAYOUT=layout)
+        assert sandbox.calls == []
+        assert dry.stdout.count("\n") == 1
+        assert sandbox.run("deepeyes.sh", "train", "--seed", "a 'b'", LAYOUT=layout).returncode == 0
+        env, argv = read_command(dry.stdout)
+        assert sandbox.calls == [{"argv": argv, "env": env}]
+        assert env.get("NPROC_PER_NODE") == LAYOUTS[layout]
+        assert argv[-2:] == ["--seed", "a 'b'"]
+
+    def test_the_facts_that_training_depends_on_are_passed(self, sandbox: Sandbox) -> None:
+        _, argv = read_command(sandbox.run("deepeyes.sh", "train", "--dry-run").stdout)
+        assert option(argv, "multi_turn_scheduler") == ["deepeyes_scheduler"]
+        assert option(argv, "loss_scale") == ["default"]
+        assert option(argv, "vllm_server_pass_dataset") == ["true"]
+        assert option(argv, "vllm_server_port") == ["8001"]
+        assert option(argv, "reward_funcs") == [
+            *("deepeyes_reward", "deepeyes_accuracy", "deepeyes_format", "deepeyes_tool")
+        ]
+        assert option(argv, "reward_weights") == ["1", "0", "0", "0"]
+        assert option(argv, "dataset") == [str(sandbox.folder / "data" / name) for name in OFFICIAL_FILES]
+
+    @pytest.mark.parametrize(
+        ("settings", "accumulation"),
+        [
+            ({}, 24 * 16 // 3),
+            ({"LAYOUT": "train8"}, 24 * 16 // 6),
+            ({"LAYOUT": "train8", "PROMPTS_PER_STEP": "255"}, 255 * 16 // 6),
+            ({"LAYOUT": "nodes", "NNODES": "4", "PROMPTS_PER_STEP": "256"}, 256 * 16 // 32),
+            ({"LAYOUT": "lora4", "PER_DEVICE_BATCH": "4"}, 24 * 16 // 12),
+            ({"LAYOUT": "cpu", "PROMPTS_PER_STEP": "2", "NUM_GENERATIONS": "4"}, 8),
+            ({"TRAIN_GPUS": "0,1", "NUM_GENERATIONS": "8"}, 96),
+            ({"TRAIN_GPUS": "7"}, 24 * 16),
+        ],
+    )
+    def test_prompts_a_step_become_accumulation(
+        self, sandbox: Sandbox, settings: dict[str, str], accumulation: int
+    ) -> None:
+        _, argv = read_command(sandbox.run("deepeyes.sh", "train", "--dry-run", **settings).stdout)
+        assert option(argv, "gradient_accumulation_steps") == [str(accumulation)]
+
+    def test_few_prompts_a_step_are_warned_of(self, sandbox: Sandbox) -> None:
+        assert "warning" in sandbox.run("deepeyes.sh", "--dry-run", PROMPTS_PER_STEP="15").stderr
+        assert "warning" not in sandbox.run("deepeyes.sh", "--dry-run", PROMPTS_PER_STEP="18").stderr
+
+    def test_data_dir_and_row_counts_reach_the_files(self, sandbox: Sandbox) -> None:
+        settings = {"DATA_DIR": "/d", "DATASET": "deepeyes_chart#8 /own/file.parquet#5 org/hub-set"}
+        _, argv = read_command(sandbox.run("deepeyes.sh", "train", "--dry-run", **settings).stdout)
+        assert option(argv, "dataset") == [f"/d/{OFFICIAL_FILES[1]}#8", "/own/file.parquet#5", "org/hub-set"]
+
+    def test_longest_trajectory_fits_the_rollout_server(self, sandbox: Sandbox) -> None:
+        settings = {"MAX_TURNS": "7", "MAX_PIXELS": str(784 * 1000), "MAX_COMPLETION_LENGTH": "1000"}
+        _, argv = read_command(sandbox.run("deepeyes.sh", "rollout", "--dry-run", **settings).stdout)
+        (length,) = option(argv, "vllm_max_model_len")
+        assert int(length) >= 7 * (1000 + 1000) + 1536
+        assert int(length) % 1024 == 0
+
+    @pytest.mark.parametrize(
+        ("settings", "message"),
+        [
+            ({"LAYOUT": "node9"}, r"LAYOUT=node9 .* node8 train8 lora4 nodes cpu"),
+            ({"PROMPTS_PER_STEP": "0"}, r"PROMPTS_PER_STEP=0 must be a whole number above 0"),
+            ({"PROMPTS_PER_STEP": "25"}, r"400 trajectories, which 3 processes .* fits is PROMPTS_PER_STEP=27"),
+            ({"NUM_GENERATIONS": "1"}, r"NUM_GENERATIONS=1 has no group"),
+            ({"PER_DEVICE_BATCH": "two"}, r"PER_DEVICE_BATCH=two"),
+            ({"TRAIN_GPUS": "0 1"}, r"TRAIN_GPUS=0 1 must list GPUs as 0,1,2"),
+            ({"TUNER": "qlora"}, r"TUNER=qlora must be one of: full lora"),
+            ({"USE_VLLM": "yes"}, r"USE_VLLM=yes must be one of: true false"),
+            ({"TRAIN_VISION": "no"}, r"TRAIN_VISION=no must be one of: true false"),
+            ({"MAX_PIXELS": "1e6"}, r"MAX_PIXELS=1e6"),
+            ({"MODEL": "/no/such/folder"}, r"MODEL=/no/such/folder is no folder"),
+            ({"SWIFT": "no-such-swift"}, r"SWIFT=no-such-swift is no command"),
+            ({"DATA_DIR": "/no"}, r"/no/data_0.1.2_visual_toolbox_v2.parquet is missing; DATA_DIR"),
+            ({"DATASET": "deepeyes_chart ./gone.parquet#9"}, r"\./gone\.parquet is missing"),
+        ],
+    )
+    def test_a_wrong_setting_or_missing_file_ends_with_one_line(
+        self, sandbox: Sandbox, settings: dict[str, str], message: str
+    ) -> None:
+        assert_refused(sandbox.run("deepeyes.sh", "train", **settings), message)
+        assert sandbox.calls == []
+
+    def test_without_swift_it_says_how_to_get_it(self, sandbox: Sandbox) -> None:
+        assert_refused(sandbox.run("deepeyes.sh", PATH="/usr/bin:/bin"), r"run: bash deepeyes.sh setup")
+
+    def test_own_dataset_as_an_argument_needs_no_official_files(self, sandbox: Sandbox) -> None:
+        assert sandbox.run("deepeyes.sh", "train", "--dataset", "org/set", DATA_DIR="/no").returncode == 0
+        assert option(sandbox.calls[0]["argv"], "dataset") == ["org/set"]
+
+
+class TestRollout:
+    """`deepeyes.sh rollout`."""
+
+    @pytest.mark.parametrize("layout", LAYOUTS)
+    def test_both_sides_agree(self, sandbox: Sandbox, layout: str) -> None:
+        assert (
+            sandbox.run("deepeyes.sh", "rollout", "--x", "1", LAYOUT=layout, ROLLOUT_PORT=str(free_port())).returncode
+            == 0
+        )
+        (call,) = sandbox.calls
+        train_env, train = read_command(sandbox.run("deepeyes.sh", "--dry-run", LAYOUT=layout).stdout)
+        assert call["argv"][0] == "rollout"
+        assert call["argv"][-2:] == ["--x", "1"]
+        assert call["env"]["MAX_PIXELS"] == train_env["MAX_PIXELS"]
+        for name in ("model", "external_plugins", "multi_turn_scheduler", "max_turns"):
+            assert option(call["argv"], name) == option(train, name)
+        busy = set(call["env"]["CUDA_VISIBLE_DEVICES"].split(",")) & set(train_env["CUDA_VISIBLE_DEVICES"].split(","))
+        assert layout in {"nodes", "cpu"} or not busy
+
+    def test_a_taken_port_is_refused_before_swift_moves_to_another(self, sandbox: Sandbox) -> None:
+        with closing(socket.create_server(("127.0.0.1", 0))) as server:
+            port = str(server.getsockname()[1])
+            assert_refused(sandbox.run("deepeyes.sh", "rollout", ROLLOUT_PORT=port), rf"ROLLOUT_PORT={port} is taken")
+        assert sandbox.calls == []
+
+
+class TestOtherCommands:
+    """The rest of `deepeyes.sh`."""
+
+    def test_an_unknown_command_shows_the_known_ones(self, sandbox: Sandbox) -> None:
+        result = sandbox.run("deepeyes.sh", "trian")
+        assert result.returncode == 1
+        assert "rollout" in result.stderr
+        assert result.stderr.endswith("unknown command 'trian'\n")
+
+    @pytest.mark.parametrize("word", ["help", "--help", "-h"])
+    def test_help_names_every_command_and_layout(self, sandbox: Sandbox, word: str) -> None:
+        result = sandbox.run("deepeyes.sh", word)
+        assert result.returncode == 0
+        for name in ("train", "rollout", "demo", "setup", "test", "lock", *LAYOUTS):
+            assert re.search(rf"^ *{name} ", result.stdout, re.MULTILINE), name
+
+    def test_every_setting_that_is_read_is_in_the_head(self) -> None:
+        for script in ("deepeyes.sh", "deploy_judge.sh"):
+            text = (PROJECT / script).read_text()
+            head, code = text.split("set -euo pipefail", 1)
+            read = set(re.findall(r"\$\{([A-Z][A-Z_]+):-", code)) - {"UV_DEFAULT_INDEX", "UV_INDEX_URL"}
+            read -= {"PIP_INDEX_URL", "PIP_CERT", "SSL_CERT_FILE"}  # the user's mirrors, in `setup`
+            documented = set(re.findall(r"\b[A-Z][A-Z_]+\b", head))
+            assert read <= documented, read - documented
+
+    def test_setup_with_an_unknown_environment_names_the_known_ones(self, sandbox: Sandbox) -> None:
+        assert_refused(sandbox.run("deepeyes.sh", "setup", "tpu"), r"'tpu'; choose gpu or cpu")
+
+    def test_setup_is_a_no_op_while_the_lock_is_the_installed_one(self, sandbox: Sandbox) -> None:
+        for path in (sandbox.folder / "requirements" / "cpu.txt", sandbox.folder / ".venv" / "deepeyes.lock"):
+            path.parent.mkdir()
+            path.write_text("nothing==1\n")
+        result = sandbox.run("deepeyes.sh", "setup", "cpu")
+        assert result.returncode == 0
+        assert "up to date" in result.stderr
+
+
+class TestLocks:
+    """requirements/*.txt."""
+
+    @pytest.mark.parametrize("extra", ["gpu", "cpu"])
+    def test_every_pin_has_a_hash_and_nothing_has_an_address(self, extra: str) -> None:
+        text = (PROJECT / "requirements" / f"{extra}.txt").read_text()
+        pins = re.split(r"\n(?=[a-z0-9])", text)[1:]
+        assert len(pins) > 200
+        assert all(" --hash=sha256:" in pin and "==" in pin.split()[0] for pin in pins)
+        assert "://" not in text
+        assert "--find-links" not in text
+        assert "index" not in {line.split()[0].strip("-") for line in text.splitlines() if line.startswith("-")}
+
+
+class TestJudge:
+    """`deploy_judge.sh`."""
+
+    def test_dry_run_prints_one_line_a_replica_and_no_key(self, sandbox: Sandbox) -> None:
+        settings = {"JUDGE_REPLICAS": "2", "DEEPEYES_JUDGE_API_KEY": "s3cret key", "JUDGE_PORT": "20001"}
+        result = sandbox.run("deploy_judge.sh", "--dry-run", "--seed", "1", **settings)
+        commands = [read_command(line) for line in result.stdout.splitlines()]
+        assert [env["CUDA_VISIBLE_DEVICES"] for env, _ in commands] == ["4,5", "6,7"]
+        assert [option(argv, "port") for _, argv in commands] == [["20001"], ["20002"]]
+        assert [option(argv, "vllm_tensor_parallel_size") for _, argv in commands] == [["2"], ["2"]]
+        assert all(argv[-2:] == ["--seed", "1"] for _, argv in commands)
+        assert result.stdout.count('--api_key "$DEEPEYES_JUDGE_API_KEY" ') == 2
+        assert "s3cret" not in result.stdout + result.stderr
+
+    @pytest.mark.parametrize(
+        ("settings", "message"),
+        [
+            ({"JUDGE_HOST": "192.0.2.7"}, r"JUDGE_HOST=192.0.2.7 lets other machines in; set DEEPEYES_JUDGE_API_KEY"),
+            ({"JUDGE_REPLICAS": "3"}, r"JUDGE_REPLICAS=3 do not share the 4 GPUs"),
+            ({"JUDGE_GPUS": "all"}, r"JUDGE_GPUS=all must list GPUs"),
+            ({"JUDGE_PORT": "99999"}, r"JUDGE_PORT=99999 must be below 65536"),
+            ({"JUDGE_MODEL": "./gone"}, r"JUDGE_MODEL=./gone is no folder"),
+        ],
+    )
+    def test_a_wrong_setting_ends_with_one_line(self, sandbox: Sandbox, settings: dict[str, str], message: str) -> None:
+        assert_refused(sandbox.run("deploy_judge.sh", **settings), message)
+        assert sandbox.calls == []
+
+    def test_it_waits_for_every_replica_prints_the_urls_and_stops_them_all(self, sandbox: Sandbox) -> None:
+        port = free_port()
+        settings = {"JUDGE_REPLICAS": "2", "JUDGE_PORT": str(port), "DEEPEYES_JUDGE_API_KEY": "k"}
+        with subprocess.Popen(
+            sandbox.command("deploy_judge.sh"), env=sandbox.env | settings, stdout=subprocess.PIPE, text=True
+        ) as judge:
+            assert judge.stdout is not None
+            line = judge.stdout.readline()
+            assert line == f"export DEEPEYES_JUDGE_URLS=http://127.0.0.1:{port}/v1,http://127.0.0.1:{port + 1}/v1\n"
+            assert [call["env"]["CUDA_VISIBLE_DEVICES"] for call in sandbox.calls] == ["4,5", "6,7"]
+            judge.send_signal(signal.SIGINT)
+            assert judge.wait(timeout=20) == 130
+        for replica in (port, port + 1):
+            with pytest.raises(ConnectionRefusedError), closing(socket.create_connection(("127.0.0.1", replica))):
+                pass
+
+    def test_a_replica_that_dies_ends_it_with_the_end_of_its_log(self, sandbox: Sandbox) -> None:
+        result = sandbox.run("deploy_judge.sh", "--die", JUDGE_PORT=str(free_port()))
+        assert result.returncode == 1
+        assert result.stdout == ""
+        assert "the stub has no memory left" in result.stderr
+        assert "ended before it answered" in result.stderr
+
+    def test_a_replica_that_never_answers_is_given_up(self, sandbox: Sandbox) -> None:
+        # It asks for another key than the one the script shows, so it answers 401 for ever.
+        settings = {"JUDGE_PORT": str(free_port()), "JUDGE_START_TIMEOUT": "1"}
+        started = time.monotonic()
+        result = sandbox.run("deploy_judge.sh", "--api_key", "other", **settings)
+        assert result.returncode == 1
+        assert "did not answer in JUDGE_START_TIMEOUT=1 seconds" in result.stderr
+        assert time.monotonic() - started < 20
+
+
+class ServerThatAnswers:
+    """Stands for the rollout server, which the parser of `swift rlhf` connects to."""
+
+    def __init__(self, **address: Any) -> None:
+        self.address = address
+
+    def close_communicator(self) -> None: ...
+
+    def init_communicator(self, **_: Any) -> None: ...
+
+
+@pytest.fixture
+def eight_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let swift's arguments be checked as on a GPU node: what this machine lacks is said to be there."""
+    monkeypatch.setattr("swift.arguments.deploy_args.get_device_count", lambda: 8)
+    monkeypatch.setattr(swift.rlhf_trainers, "VLLMClient", ServerThatAnswers)
+    monkeypatch.setattr(transformers.training_args, "is_torch_bf16_gpu_available", lambda: True)
+    for name in ("deepeyes_vstar", "deepeyes_chart", "deepeyes_thinklite"):
+        monkeypatch.delitem(DATASET_MAPPING, name, raising=False)
+
+
+@pytest.mark.usefixtures("eight_gpus")
+class TestSwiftAccepts:
+    """Swift's own argument classes take every option, check it and understand it."""
+
+    @staticmethod
+    def parse(
+        kind: type[Any], sandbox: Sandbox, script: str, *arguments: str, model: Path, **settings: str
+    ) -> list[Any]:
+        """Read each command that a dry run prints; nothing may be left over."""
+        settings |= {"MODEL": str(model), "JUDGE_MODEL": str(model), "OUTPUT_DIR": str(sandbox.folder / "output")}
+        dry = sandbox.run(script, *arguments, "--dry-run", **settings)
+        parsed = []
+        for line in dry.stdout.splitlines():
+            _, argv = read_command(line)
+            args, rest = parse_args(kind, [*argv[1:], "--model_type", "qwen2_5_vl", "--template", "qwen2_5_vl"])
+            assert rest == []
+            parsed.append(args)
+        assert parsed, dry.stderr
+        return parsed
+
+    @pytest.mark.parametrize("layout", LAYOUTS)
+    def test_train(self, sandbox: Sandbox, tiny_model: Path, layout: str) -> None:
+        settings = {"LAYOUT": layout, "DEEPSPEED": "none", "REPORT_TO": "tensorboard wandb"}
+        (args,) = self.parse(RLHFArguments, sandbox, "deepeyes.sh", "train", model=tiny_model, **settings)
+        assert args.loss_scale == "default"
+        assert args.multi_turn_scheduler == "deepeyes_scheduler"
+        assert args.reward_weights == [1, 0, 0, 0]
+        assert args.columns == {"prompt": "messages"}
+        assert args.beta == 0
+        assert args.report_to == ["tensorboard", "wandb"]
+        assert args.vllm_server_pass_dataset is (layout != "cpu")
+        assert args.freeze_vit is (layout == "lora4")
+        if layout != "cpu":
+            assert args.vllm_client.address["server_ports"] == [8001]
+
+    @pytest.mark.parametrize(("layout", "stage"), [("node8", "zero3"), ("lora4", "zero2")])
+    def test_deepspeed_names_a_configuration_that_swift_ships(self, sandbox: Sandbox, layout: str, stage: str) -> None:
+        _, argv = read_command(sandbox.run("deepeyes.sh", "--dry-run", LAYOUT=layout).stdout)
+        assert option(argv, "deepspeed") == [stage]
+        assert (Path(swift.arguments.sft_args.__file__).parents[1] / "config" / f"{stage}.json").is_file()
+
+    @pytest.mark.parametrize("layout", LAYOUTS)
+    def test_rollout(self, sandbox: Sandbox, tiny_model: Path, layout: str) -> None:
+        port = free_port()
+        settings = {"LAYOUT": layout, "ROLLOUT_PORT": str(port)}
+        (args,) = self.parse(RolloutArguments, sandbox, "deepeyes.sh", "rollout", model=tiny_model, **settings)
+        assert (args.host, args.port) == ("127.0.0.1", port)
+        assert args.vllm_use_async_engine is True
+        assert args.vllm_data_parallel_size == {"train8": 2, "nodes": 2}.get(layout, 1)
+
+    @pytest.mark.parametrize("settings", [{}, {"JUDGE_REPLICAS": "2"}, {"JUDGE_GPUS": "none"}])
+    def test_judge(self, sandbox: Sandbox, tiny_model: Path, settings: dict[str, str]) -> None:
+        port = free_port()
+        replicas = self.parse(
+            DeployArguments, sandbox, "deploy_judge.sh", model=tiny_model, JUDGE_PORT=str(port), **settings
+        )
+        assert [args.port for args in replicas] == [port, port + 1][: len(replicas)]
+        for args in replicas:
+            assert args.host == "127.0.0.1"
+            assert args.api_key == "EMPTY"
+            assert args.vllm_limit_mm_per_prompt == {"image": 0, "video": 0}
+
+
+ZOOM = '<think>{}</think><tool_call>{{"name": "image_zoom_in_tool", "arguments": {{"bbox_2d": {}}}}}</tool_call>'
+TURNS = [
+    ZOOM.format("Small.", [0, 0, 56, 56]),
+    ZOOM.format("Left.", [9, 9, 70, 70]),
+    "<think>Seen.</think><answer>red</answer>",
+]
+
+
+@pytest.fixture(scope="module")
+def trained_text(tiny_model: Path) -> Callable[[str], list[str]]:
+    """Give a function from a loss scale to the stretches of a trajectory of three turns that carry loss."""
+    processor = get_processor(str(tiny_model), model_type="qwen2_5_vl", model_kwargs={"torch_dtype": "float32"})
+    messages = [{"role": "system", "content": "You zoom."}, {"role": "user", "content": "<image>What colour?"}]
+    for turn in TURNS[:-1]:
+        messages += [{"role": "assistant", "content": turn}, {"role": "user", "content": "<image>Here."}]
+    messages.append({"role": "assistant", "content": TURNS[-1]})
+    images = [Image.new("RGB", size) for size in ((112, 84), (56, 56), (84, 84))]
+
+    def encode(loss_scale: str) -> list[str]:
+        template = get_template(processor, template_type="qwen2_5_vl", loss_scale=loss_scale)
+        template.set_mode("train")
+        labels = template.encode({"messages": messages, "images": images})["labels"]
+        stretches = [list(group) for trained, group in groupby(labels, lambda label: label != -100) if trained]
+        return [template.tokenizer.decode(stretch) for stretch in stretches]
+
+    return encode
+
+
+class TestLoss:
+    """Which tokens of a trajectory train, as swift's template for Qwen2.5-VL marks them."""
+
+    def test_every_assistant_turn_and_nothing_else_trains(
+        self, sandbox: Sandbox, trained_text: Callable[[str], list[str]]
+    ) -> None:
+        _, argv = read_command(sandbox.run("deepeyes.sh", "train", "--dry-run").stdout)
+        (loss_scale,) = option(argv, "loss_scale")
+        assert [text.removesuffix("\n").removesuffix("<|im_end|>") for text in trained_text(loss_scale)] == TURNS
+
+    def test_swifts_default_would_have_trained_the_last_turn_alone(
+        self, trained_text: Callable[[str], list[str]]
+    ) -> None:
+        (text,) = trained_text("last_round")
+        assert text.startswith(TURNS[-1])
