@@ -114,6 +114,7 @@ UNPARSEABLE_ASKS = 3  # times one question is asked when no verdict can be read 
 MATH_TIMEOUT = 5.0  # seconds for one comparison, which takes some milliseconds where it ends at all
 
 TRACES_PER_STEP = 64  # trajectories written a step and process
+TRACE_BACKLOG = 4  # batches that may wait for the disk; each holds the images of its trajectories in memory
 
 VISUAL_PROMPT = """\
 You grade answers to questions about an image. You do not see the image: the reference answer is correct, \
@@ -368,7 +369,7 @@ def read_settings(env: Mapping[str, str]) -> Settings:
         kind=choice("DEEPEYES_JUDGE", defaults.kind),
         urls=_read_urls("DEEPEYES_JUDGE_URLS", env.get("DEEPEYES_JUDGE_URLS") or defaults.urls[0]),
         model=env.get("DEEPEYES_JUDGE_MODEL") or None,
-        api_key=env.get("DEEPEYES_JUDGE_API_KEY") or defaults.api_key,
+        api_key=_read_key("DEEPEYES_JUDGE_API_KEY", env) or defaults.api_key,
         concurrency=number("DEEPEYES_JUDGE_CONCURRENCY", defaults.concurrency, int),
         timeout=number("DEEPEYES_JUDGE_TIMEOUT", defaults.timeout, float),
         patience=number("DEEPEYES_JUDGE_PATIENCE", defaults.patience, float),
@@ -389,11 +390,24 @@ def read_settings(env: Mapping[str, str]) -> Settings:
 def _read_urls(name: str, value: str) -> tuple[str, ...]:
     urls = []
     for url in (part.strip().rstrip("/") for part in value.split(",")):
-        parts = urlsplit(url)
-        if parts.scheme not in ("http", "https") or not parts.hostname:
+        try:
+            parts = urlsplit(url)
+            valid = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
+        except ValueError:  # of the port, or of brackets
+            valid = False
+        if "@" in url:
+            raise SettingsError(f"{name}: expected URLs without a password; give it as DEEPEYES_JUDGE_API_KEY")
+        if not valid or parts.query or parts.fragment:
             raise SettingsError(f"{name}={value!r}: expected URLs like http://127.0.0.1:18901/v1, comma-separated")
         urls.append(url if parts.path else f"{url}/v1")
     return tuple(dict.fromkeys(urls))
+
+
+def _read_key(name: str, env: Mapping[str, str]) -> str:
+    key = env.get(name, "").strip()
+    if not (key.isascii() and key.isprintable()):
+        raise SettingsError(f"{name}: expected printable ASCII characters, for it is sent in an HTTP header")
+    return key
 
 
 def _read_sources(name: str, value: str) -> tuple[tuple[str, Scoring], ...]:
@@ -605,15 +619,17 @@ def score(trajectory: Trajectory, reading: Reading, verdict: Verdict) -> Score:
     return Score(accuracy, format_, tool, weights.accuracy * accuracy + weights.format * format_ + weights.tool * tool)
 
 
+_PLAIN = str.maketrans("［］【】：｜‐‑–—−‘’“”", "[][]:|-----''\"\"")  # noqa: RUF001 - what they look like
 _MARKERS = re.compile(
-    r"\[\s*(?:question|(?:reference|standard|model)[\s_]*answer)\s*\]|\bjudge?ment\s*:|<\|[^|<>]{1,40}\|>",
+    r"\[\s*(?:question|(?:reference|standard|model)[\s_]*answer)\s*\]|\bjud(?:ge?)?e?ment[\s*_`]{0,9}[:=]"
+    r"|<\|[^|<>]{1,40}\|>|\[/?INST\]|</?(?:s|start_of_turn|end_of_turn)>",
     re.IGNORECASE,
 )
 
 
 def forges_markers(answer: str) -> bool:
     """Tells whether an answer contains the judge's own markers or a role token."""
-    return _MARKERS.search(answer) is not None
+    return _MARKERS.search(answer.translate(_PLAIN)) is not None
 
 
 def normalise(text: str) -> str:
@@ -777,101 +793,109 @@ class Question(NamedTuple):
 
 
 def fill_prompt(template: str, question: Question) -> str:
-    """Fills a judge prompt in one pass, with the answer on one line and unable to forge a marker."""
-    answer = _MARKERS.sub("…", " ".join(question.answer.split()))
+    """Fills a judge prompt in one pass, with the answer on one line, bounded, and unable to forge a marker."""
+    answer = "".join(char if char.isprintable() else " " for char in question.answer.translate(_PLAIN))
+    answer = _MARKERS.sub("…", " ".join(answer.split()))[:MAX_ANSWER_CHARS]
     values = {"question": question.question.strip(), "reference": question.reference.strip(), "answer": answer}
     return re.sub(r"\{(question|reference|answer)\}", lambda match: values[match[1]], template)
 
 
-_VERDICTS = {"1": True, "true": True, "0": False, "false": False}
-_LABEL = re.compile(r"jud(?:ge?)?e?ment\b(?:\s+is)?[\s:=]*", re.IGNORECASE)
-_VERDICT_WORD = re.compile(r"(?<![\w.,/-])(?:[01]|true|false)(?![\w/%-]|[.,]\d)", re.IGNORECASE)
+_TRUE = ("1", "true")
+_BARE = re.compile(r"^(1|0|true|false)[.!]?$", re.IGNORECASE | re.MULTILINE)
+_LABELLED = re.compile(
+    r"jud(?:ge?)?e?ment(?: is)? ?[:=]? ?"
+    r"((?:1|0|true|false)(?=$| ?(?:[.,;:!]+|-+)(?: |$)).*|\n(?:1|0|true|false)[.!]?$)",
+    re.IGNORECASE | re.MULTILINE,
+)
+_WORD = re.compile(r"(?<![\w.,/-])(?:[01]|true|false)(?![\w/%-]|[.,]\d)", re.IGNORECASE)
 
 
 def parse_verdict(reply: str) -> bool | None:
     """Reads the verdict from what a judge wrote.
 
-    Taken are `Judgement: 1` and its usual misspellings, a bare `1`, `TRUE` or the like with Markdown and end
-    punctuation around it, and a report whose judgement heading is followed by TRUE or FALSE. A reply that
-    says both, or neither where the verdict belongs, has none.
+    Taken are `Judgement: 1` in its usual spellings, alone or followed by a reason, a judgement heading with TRUE
+    or FALSE below it, and a reply that is nothing but the verdict. Markdown, quotes and brackets around a verdict
+    are set aside, and so is what stands before `</think>`. A reply that says both has none.
 
     Returns:
         The verdict, or None.
     """
-    text = re.sub(r"[*_`#\[\]()\"']+", " ", reply[-10_000:]).strip()
-    _, *labelled = _LABEL.split(text)
-    places = labelled or [text]
-    found: set[bool] = set()
-    for place in places:
-        words = _VERDICT_WORD.findall(place)
-        if words and _VERDICT_WORD.match(place.strip()):
-            found.update(_VERDICTS[word.lower()] for word in words)
-        if not labelled and words and not re.fullmatch(r"\W*", _VERDICT_WORD.sub("", place)):
-            return None  # without a label, nothing may stand beside the verdict
-    return found.pop() if len(found) == 1 else None
+    text = reply.rpartition("</think>")[2].translate(_PLAIN)
+    if "<think>" in text:  # cut off before the verdict
+        return None
+    text = re.sub(r"[\[\](){}]", "\n", re.sub(r"[*_`#\"']", " ", text))
+    text = "\n".join(filter(None, (" ".join(line.split()) for line in text.splitlines())))
+    if only := _BARE.fullmatch(text):
+        return only[1].lower() in _TRUE
+    words = [word for part in _LABELLED.findall(text) for word in _WORD.findall(part)]
+    said = {word.lower() in _TRUE for word in (*words, *_BARE.findall(text))}
+    return said.pop() if words and len(said) == 1 else None
 
 
-_STOP_WORDS = frozenset(
-    re.findall(
-        r"\w+",
-        "a an and are as at be been being both but by can did do does either for from had has have he her his i in is "
-        "it its of on s she side that the their them there these they this those to was were which who whose with you "
-        "your picture image photo answer",
-    )
-)
-_NEGATIONS = frozenset(
-    re.findall(r"\w+", "no not never none neither nor nothing without cannot isn aren wasn weren doesn don didn")
-)
+_STOP_WORDS = {"a", "an", "the", "is", "are", "was", "were", "be", "it", "its", "of", "on", "to", "and", "side"}
+_NEGATIONS = {"no", "not", "never", "none", "neither", "nor", "nothing", "without"}
+_NUMBERS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve")
+_OPTION = r"\(?\b([A-H])(?:[):]\s*|\.\s+)(.+?)"
 
 
 def _words(text: str) -> list[str]:
-    return re.findall(r"[^\W_]+", text.casefold())
+    """Returns the words, numbers and signs of a text that carry its meaning."""
+    text = re.sub(r"\bcannot\b|\bcan't\b|n't\b", " not ", text.translate(_PLAIN).casefold())
+    text = re.sub(r"(?<=\d),(?=\d{3}(?!\d))", "", text)
+    words = re.findall(r"(?<!\w)-?\d+(?:[.,]\d+)*|[^\W\d_]+|\d+|[^\s\w.,;:!?'\"()-]", text)
+    words = [str(_NUMBERS.index(word)) if word in _NUMBERS else word for word in words]
+    return [word for word in words if word not in _STOP_WORDS]
 
 
-def _content(words: Sequence[str]) -> set[str]:
-    return {word for word in words if word not in _STOP_WORDS and word not in _NEGATIONS and word not in ("yes", "or")}
+def _option_of(text: str, options: Mapping[str, str]) -> str | None:
+    """Returns the letter of the option that `text` is: its letter, its text, or both where they agree."""
+    text = text.strip()
+    if letter := re.fullmatch(r"\(?([A-Ha-h])\)?[.:]?", text):
+        return letter[1].upper()
+    if both := re.fullmatch(_OPTION, text, re.DOTALL):
+        return both[1] if options.get(both[1]) == normalise(both[2]) else None
+    letters = [letter for letter, option in options.items() if option == normalise(text)]
+    return letters[0] if len(letters) == 1 else None
 
 
-def _option_of(text: str, question: str) -> str | None:
-    """Returns the option letter that `text` names, by letter or by the text of that option in the question."""
-    if match := re.match(r"\s*\(?([A-Ha-h])(?:\)|[.:]|\s*$)", text):
-        return match[1].upper()
-    options = re.findall(r"\(?\b([A-H])[).:]\s*(.+?)(?=[\s,;]*\(?\b[A-H][).:]|$)", question, re.DOTALL)
-    return next((letter for letter, option in options if normalise(option) == normalise(text)), None)
+def _chosen(asked: Sequence[str], meant: Sequence[str]) -> set[str]:
+    """Returns the word by which a reference chooses between the two sides of the "or" in a question, if any."""
+    if "or" not in asked:
+        return set()
+    at = asked.index("or")
+    after = asked[at + 1 : at + 3]
+    before = [word for word in asked[max(0, at - 2) : at] if word not in after]
+    chosen = {*before[-1:], *after[:1]} & set(meant)
+    return chosen if len(chosen) == 1 else set()
 
 
-def rule_verdict(question: str, reference: str, answer: str) -> bool:  # noqa: PLR0911 - one rule a return
-    """Decides by words whether an answer says what the reference says; strict where it is unsure.
+def rule_verdict(question: str, reference: str, answer: str) -> bool:
+    """Decides by words whether an answer says what the reference says; what it is unsure of is wrong.
 
-    In this order: equality, the option letter, yes or no, and then words: the answer must hold what the
-    reference adds to the question, nothing that neither of them says, and as much negation.
+    An option counts by its letter or its text. Any other answer must be words of the reference in their order,
+    with all of its negations and all that it adds to the question. Where it adds nothing, the answer must choose
+    the same side of "or", or hold all words of the reference. A bare yes or no agrees with a reference that
+    starts with it.
     """
     if normalise(answer) == normalise(reference):
         return True
-    option = _option_of(reference, "")
-    if option is not None:
-        return _option_of(answer, question) == option
+    options = {
+        letter: normalise(option)
+        for text in (question, reference)
+        for letter, option in re.findall(_OPTION + r"(?=[\s,;]*\(?\b[A-H](?:[):]|\.\s)|$)", text, re.DOTALL)
+    }
+    if option := _option_of(reference, options):
+        return _option_of(answer, options) == option
     said, meant, asked = _words(answer), _words(reference), _words(question)
-    if not said or ("or" in said and "or" not in meant) or {"yes", "no"} <= set(said[:3]):
+    rest = iter(meant)
+    if not said or not all(word in rest for word in said):
         return False
-    if meant[0] in ("yes", "no") and said[0] in ("yes", "no"):
-        return said[0] == meant[0]
-    if _NEGATIONS.isdisjoint(said) != _NEGATIONS.isdisjoint(meant):
+    if said == meant[:1] and re.match(r"\s*(?:yes|no)\s*(?:[.,;:!]|$)", reference, re.IGNORECASE):
+        return True
+    if [word for word in said if word in _NEGATIONS] != [word for word in meant if word in _NEGATIONS]:
         return False
-    if said in (["yes"], ["no"]):
-        return False
-    given, wanted, known = _content(said), _content(meant), _content(asked)
-    if not given <= wanted | known:
-        return False
-    if wanted - known:
-        return wanted - known <= given
-    if "or" in asked:  # all is in the question: the answer must choose among its alternatives as the reference does
-        at = asked.index("or")
-        before = [word for word in asked[:at] if word in known][-2:]
-        after = [word for word in asked[at + 1 :] if word in known][:2]
-        alternatives = set(before) ^ set(after)
-        return given <= wanted and not alternatives.isdisjoint(given)
-    return wanted <= given
+    needed = set(meant) - set(asked) or _chosen(asked, meant) or set(meant)
+    return needed <= set(said)
 
 
 # ---------------------------------------------------------------------------------------------------------
@@ -891,12 +915,11 @@ replies, sys.stdout = sys.stdout, sys.stderr
 print("ready", file=replies, flush=True)
 for line in sys.stdin:
     signal.setitimer(signal.ITIMER_VIRTUAL, 60)
-    equal = False
-    for gold, answer in json.loads(line):
-        try:
-            equal = equal or bool(verify(parse(gold), parse(answer)))
-        except Exception:
-            pass
+    gold, answer = json.loads(line)
+    try:
+        equal = bool(verify(parse(gold), parse(answer)))
+    except Exception:
+        equal = False
     print(json.dumps(equal), file=replies, flush=True)
 """
 
@@ -917,21 +940,21 @@ class MathVerifier:
         self._child: subprocess.Popen[bytes] | None = None
 
     def equal(self, gold: str, answer: str, rules: Rules) -> bool:
-        """Tells whether math_verify holds two answers for equal; one that it can't decide in time is not.
+        r"""Tells whether math_verify holds two answers for equal; one that it can't decide in time is not.
 
-        With `official` both are parsed as they stand, which is what the authors' `rule_math_verify` does; with
-        `corrected` also as LaTeX, so that a bare fraction counts.
+        With `official` both are parsed as they stand, which is what the authors' `rule_math_verify` does. It finds
+        the last plain number, so that "8" equals "8\pi" and "2^{10}" equals "2": with `corrected` both are LaTeX.
 
         Raises:
             RuntimeError: math_verify can't be imported.
         """
-        pairs = [(gold, answer)]
+        pair = (gold, answer)
         if rules is Rules.CORRECTED:
-            pairs.append((f"${gold.strip('$ ')}$", f"${answer.strip('$ ')}$"))
+            pair = (f"${gold.strip('$ ')}$", f"${answer.strip('$ ')}$")
         with self._lock:
             reply = b""
             try:
-                reply = self._ask(self._child or self._start(), json.dumps(pairs).encode() + b"\n")
+                reply = self._ask(self._child or self._start(), json.dumps(pair).encode() + b"\n")
             finally:
                 if not reply:  # dead, hanging, or interrupted: what it may still say is no answer to the next question
                     self._kill()
@@ -1382,25 +1405,17 @@ class Judge:
         verdicts = {
             question: Verdict(correct=True, source="math")
             for question in questions
-            if question.scoring is Scoring.MATH and self._equal(question)
+            if question.scoring is Scoring.MATH
+            and self._math.equal(question.reference, question.answer, self._settings.rules)
         }
         rest = [question for question in questions if question not in verdicts]
         if self._settings.judge.kind is JudgeKind.RULE:
-            verdicts.update((question, self._rule(question)) for question in rest)
+            verdicts.update((question, Verdict(rule_verdict(*question[1:]), "rule")) for question in rest)
         elif rest:
             if self._client is None:
                 self._client = JudgeClient(self._settings.judge, self.stats)
             verdicts.update(zip(rest, self._client.verdicts(rest), strict=True))
         return verdicts
-
-    def _rule(self, question: Question) -> Verdict:
-        correct = rule_verdict(question.question, question.reference, question.answer)
-        if not correct and question.scoring is Scoring.VISUAL and re.search(r"[\d\\]", question.reference):
-            correct = self._equal(question)
-        return Verdict(correct, "rule")
-
-    def _equal(self, question: Question) -> bool:
-        return self._math.equal(question.reference, question.answer, self._settings.rules)
 
 
 # ---------------------------------------------------------------------------------------------------------
@@ -1576,85 +1591,127 @@ def tracer_of_process() -> Tracer:
 class Tracer:
     """Appends trajectories to `trajectories-<rank>.jsonl`, and their images, once each, to `images/`.
 
-    A line is written by one call, and an image under another name first, so that a run that is killed leaves
-    nothing half but perhaps the last line. All of it happens on a thread of its own.
+    Training pays only for choosing a sample of the batch; reading images, encoding and writing happen on one
+    thread. A run that is killed leaves at most an unfinished last line, which the next run ends, and hidden
+    temporary files. What goes wrong here is logged and never reaches training; where the disk is too slow,
+    batches are left out.
     """
 
     def __init__(self, directory: Path, rank: str) -> None:
         """Makes a tracer; `directory` is made when the first trajectory comes."""
         self._directory = directory
         self._file = directory / f"trajectories-{rank}.jsonl"
+        self._run = round(time.time(), 3)
+        self._batch = -1
         self._last: object = None
+        self._waiting: list[Future[None]] = []
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="deepeyes-trace")
 
     def record(self, scored: Sequence[Scored], completions: Sequence[Any], columns: Mapping[str, Any]) -> None:
-        """Records a sample of a batch: whole groups of one prompt, spread over the batch.
+        """Records a sample of a batch: whole groups of one prompt, spread over the batch. Never raises.
 
         The several reward functions of a run see the same batch; only the first of them records it.
         """
-        step = getattr(columns.get("trainer_state"), "global_step", None)
-        identity = (step, len(scored), hash(tuple(map(str, completions))))
-        if identity == self._last:
-            return
-        self._last = identity
-        count = len(scored)
-        prompts = list(columns.get("prompt_id") or [one.trajectory.question for one in scored])
+        try:
+            step = getattr(columns.get("trainer_state"), "global_step", None)
+            identity = (step, len(scored), hash(tuple(map(str, completions))))
+            if identity == self._last:
+                return
+            self._last = identity
+            self._batch += 1
+            self._waiting = [task for task in self._waiting if not task.done()]
+            if len(self._waiting) >= TRACE_BACKLOG:
+                logger.warning("trace: the disk is too slow, the trajectories of step %s are left out", step)
+                return
+            task = self._thread.submit(self._write, self._sample(step, scored, columns))
+            task.add_done_callback(_log_failure)
+            self._waiting.append(task)
+        except Exception as error:  # noqa: BLE001 - a trace must not end a run
+            logger.warning("trace: a batch was not recorded: %r", error)
+
+    def _sample(
+        self, step: int | None, scored: Sequence[Scored], columns: Mapping[str, Any]
+    ) -> list[tuple[dict[str, Any], list[Any]]]:
+        """Returns a record and the images, still in any form, of each chosen trajectory."""
+        nothing = [None] * len(scored)
+        prompts = columns.get("prompt_id") or nothing
+        rows = [(extra or {}).get("index") for extra in columns.get("extra_info") or nothing]
+        groups = [
+            (prompt, row, one.trajectory.question, one.trajectory.reference)
+            for prompt, row, one in zip(prompts, rows, scored, strict=True)
+        ]
+        sizes = Counter(groups)
         records = []
-        for index in spread(prompts, TRACES_PER_STEP):
+        for index in spread(groups, TRACES_PER_STEP):
             one, infos = scored[index], _infos_of(columns, index)
-            messages = (columns.get("messages") or [[]] * count)[index]
-            records.append(
-                (
-                    {
-                        "step": step,
-                        "prompt_id": str(prompts[index]),
-                        "source": columns["data_source"][index],
-                        "question": one.trajectory.question,
-                        "reference": one.trajectory.reference,
-                        "answer": one.reading.answer,
-                        "verdict": one.verdict._asdict(),
-                        "score": one.score._asdict(),
-                        "weights": WEIGHTS[one.trajectory.scoring]._asdict(),
-                        "prompt": [
-                            {"role": message["role"], "content": message["content"]}
-                            for message in messages[: _prompt_length(messages, one.trajectory)]
-                        ],
-                        "turns": one.trajectory.turns,
-                        "observations": one.trajectory.observations,
-                        "num_zooms": infos.get("num_zooms", 0),
-                        "num_zoom_errors": infos.get("num_zoom_errors", 0),
-                        "zooms": infos.get("zooms", []),
-                        "view_size": infos.get("view_size"),
-                    },
-                    list((columns.get("images") or [[]] * count)[index] or []),
-                )
-            )
-        self._thread.submit(self._write, records).add_done_callback(_log_failure)
+            messages = (columns.get("messages") or nothing)[index] or []
+            images = infos.get("images") or (columns.get("images") or nothing)[index] or []
+            record = {
+                "run": self._run,
+                "batch": self._batch,
+                "step": step,
+                "prompt_id": prompts[index],
+                "group_size": sizes[groups[index]],
+                "source": columns["data_source"][index],
+                "row": rows[index],
+                "question": one.trajectory.question,
+                "reference": one.trajectory.reference,
+                "answer": one.reading.answer,
+                "verdict": one.verdict._asdict(),
+                "score": one.score._asdict(),
+                "weights": WEIGHTS[one.trajectory.scoring]._asdict(),
+                "prompt": [
+                    {"role": message["role"], "content": message["content"]}
+                    for message in messages[: _prompt_length(messages, one.trajectory)]
+                ],
+                "turns": one.trajectory.turns,
+                "observations": one.trajectory.observations,
+                "num_zooms": infos.get("num_zooms", 0),
+                "num_zoom_errors": infos.get("num_zoom_errors", 0),
+                "zooms": infos.get("zooms", []),
+                "view_size": infos.get("view_size"),
+            }
+            records.append((record, list(images)))
+        return records
 
     def _write(self, records: list[tuple[dict[str, Any], list[Any]]]) -> None:
-        images = self._directory / "images"
-        images.mkdir(parents=True, exist_ok=True)
+        directory = self._directory / "images"
+        directory.mkdir(parents=True, exist_ok=True)
+        names: dict[str, str | None] = {}  # a group shares its first image: decode it once
         lines = []
-        for record, sources in records:
-            record["images"] = [self._save_image(images, source) for source in sources]
-            lines.append(json.dumps(record, ensure_ascii=True, default=str) + "\n")
-        descriptor = os.open(self._file, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+        for record, images in records:
+            record["images"] = []
+            for image in images:
+                key = image if isinstance(image, str) else str(id(image))
+                if key not in names:
+                    names[key] = self._save_image(directory, image)
+                record["images"].append(names[key])
+            lines.append(json.dumps(record, default=str) + "\n")
+        self._append("".join(lines).encode())
+
+    def _append(self, lines: bytes) -> None:
+        descriptor = os.open(self._file, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
         try:
-            os.write(descriptor, "".join(lines).encode())
+            end = os.lseek(descriptor, 0, os.SEEK_END)
+            if end and os.pread(descriptor, 1, end - 1) != b"\n":  # a writer was killed, or the disk was full
+                lines = b"\n" + lines
+            rest = memoryview(lines)
+            while rest:
+                rest = rest[os.write(descriptor, rest) :]
         finally:
             os.close(descriptor)
 
-    @staticmethod
-    def _save_image(directory: Path, source: Any) -> str | None:
+    def _save_image(self, directory: Path, source: Any) -> str | None:
+        """Saves an image under the hash of its bytes and returns that name; None where it can't be read."""
         try:
             content = image_bytes(source)
             suffix = (Image.open(io.BytesIO(content)).format or "bin").lower()
-        except Exception as error:  # noqa: BLE001 - a trace must not end a run
-            logger.warning("trace: an image can't be read: %s", error)
+        except Exception as error:  # noqa: BLE001 - the text is worth having without it
+            logger.warning("trace: an image can't be read: %s: %.300s", type(error).__name__, error)
             return None
         name = f"{hashlib.sha1(content, usedforsecurity=False).hexdigest()[:20]}.{suffix}"
         if not (directory / name).exists():
-            temporary = directory / f".{name}.{os.getpid()}"
+            temporary = directory / f".{self._file.stem}-{os.getpid()}-{name}"
             temporary.write_bytes(content)
             temporary.replace(directory / name)
         return name
@@ -1671,24 +1728,26 @@ def _log_failure(done: Future[None]) -> None:
 
 
 def spread(groups: Sequence[Any], limit: int) -> list[int]:
-    """Chooses places of whole groups, evenly spread, up to `limit` places.
+    """Chooses places of whole groups, up to `limit` places.
+
+    The choice is the same in every process, so that a group which lies in two of them is whole in the end.
 
     Args:
         groups: The group of each place.
         limit: How many places at the most.
 
     Returns:
-        Places in rising order. Where not even one group fits, the first `limit` places of the first group.
+        Places in rising order. Where not even one group fits, the first `limit` places of one group.
     """
     members: dict[Any, list[int]] = {}
     for place, group in enumerate(groups):
         members.setdefault(group, []).append(place)
-    if len(groups) <= limit or not members:
-        return list(range(len(groups)))
-    largest = max(len(places) for places in members.values())
-    count = max(1, limit // largest)
-    chosen = list(members.values())[:: math.ceil(len(members) / count)]
-    return sorted(place for places in chosen for place in places)[:limit]
+    order = sorted(members, key=lambda group: hashlib.sha256(repr(group).encode()).digest())
+    chosen: list[int] = []
+    for group in order:
+        if len(chosen) + len(members[group]) <= limit:
+            chosen += members[group]
+    return sorted(chosen or [place for group in order[:1] for place in members[group][:limit]])
 
 
 # ---------------------------------------------------------------------------------------------------------
