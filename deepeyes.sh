@@ -364,17 +364,19 @@ find_uv() {
   printf '%s\n' "$HERE/.uv/bin/uv"
 }
 
-# uv does not read pip's configuration: hand over the mirror and the certificate that the user gave to pip.
-follow_pip_config() {
-  local python="$1" value
+# uv reads neither pip's configuration nor the system's certificates: hand over the mirror and the trust that pip has.
+follow_pip() {
+  local python="$1" config bundle
+  pip_option() { sed -n "s/^\\(global\\|install\\)\\.$1='\\(.*\\)'\$/\\2/p" <<<"$config" | tail -n 1; }
+  config="$("$python" -m pip config list 2>/dev/null || true)"
+
   if [[ -z "${UV_DEFAULT_INDEX:-}${UV_INDEX_URL:-}" ]]; then
-    value="${PIP_INDEX_URL:-$("$python" -m pip config get global.index-url 2>/dev/null || true)}"
-    if [[ -n "$value" ]]; then export UV_DEFAULT_INDEX="$value"; fi
+    UV_DEFAULT_INDEX="${PIP_INDEX_URL:-$(pip_option index-url)}"
+    if [[ -n "$UV_DEFAULT_INDEX" ]]; then export UV_DEFAULT_INDEX; else unset UV_DEFAULT_INDEX; fi
   fi
-  if [[ -z "${SSL_CERT_FILE:-}" ]]; then
-    value="${PIP_CERT:-$("$python" -m pip config get global.cert 2>/dev/null || true)}"
-    if [[ -n "$value" ]]; then export SSL_CERT_FILE="$value"; fi
-  fi
+  for bundle in "${PIP_CERT:-$(pip_option cert)}" /etc/ssl/certs/ca-certificates.crt /etc/pki/tls/certs/ca-bundle.crt; do
+    if [[ -z "${SSL_CERT_FILE:-}" && -f "$bundle" ]]; then export SSL_CERT_FILE="$bundle"; fi
+  done
 }
 
 # setup [gpu|cpu]: the copy of the lock inside .venv says what is installed; equal to ours, there is nothing to do.
@@ -394,7 +396,7 @@ setup() {
   local python uv
   python="$(find_python)"
   uv="$(find_uv "$python")"
-  follow_pip_config "$python"
+  follow_pip "$python"
   say "making .venv for $extra with $("$python" --version), from requirements/$extra.txt"
   if [[ ! -x "$VENV/bin/python" ]]; then
     "$uv" venv --quiet --no-config --python "$python" "$VENV" || die "could not make $VENV"
@@ -420,7 +422,7 @@ lock() {
   local python uv extra
   python="$(find_python)"
   uv="$(find_uv "$python")"
-  follow_pip_config "$python"
+  follow_pip "$python"
   cd "$HERE"
   for extra in gpu cpu; do
     say "locking $extra"
