@@ -2024,8 +2024,8 @@ _MEDIA_TAG = re.compile(r"<(?=/?(?:image|video|audio|img|bbox|ref-object|cot-pro
 _MEDIA_TOKENS = ("<|vision_start|>", "<|vision_end|>", "<|vision_pad|>", "<|image_pad|>", "<|video_pad|>")
 _BLANK = to_data_uri(Image.new("RGB", (56, 56), (127, 127, 127)))  # for an image that can't be read: the run lives
 
-# What this version of swift brings. 4.6 gives the loss mask of each turn to the scheduler, 3.7 has no token ids.
-_EXACT_PROMPTS = hasattr(_swift_multi_turn.MultiTurnScheduler, "get_response_token_data")
+# What this version of swift brings: 4.6 trains on token ids and nothing else, 3.7 has none.
+_TOKEN_EXACT = hasattr(_swift_multi_turn.MultiTurnScheduler, "get_response_token_data")
 _TOKEN_IDS = hasattr(_swift_multi_turn, "RolloutScheduler")
 
 if not _TOKEN_IDS:
@@ -2034,10 +2034,11 @@ if not _TOKEN_IDS:
         "`swift rollout` no crops either: use --vllm_mode colocate, or better ms-swift 4.6, which trains on just the "
         "tokens that were sampled"
     )
-elif not _EXACT_PROMPTS:
+elif not _TOKEN_EXACT:
     logger.warning(
-        "DeepEyes: the trainer gets just the token ids that were sampled, but before ms-swift 4.6 the engine sees "
-        "earlier turns as text that it tokenises anew, so the context of a later turn may differ by a few tokens"
+        "DeepEyes: training is on just the tokens that were sampled, but for three flaws that ms-swift 4.6 mended: "
+        "the engine sees earlier turns as text that it tokenises anew, the line break that the template puts after "
+        "an earlier turn carries loss, and rollout importance sampling is off for trajectories of several turns"
     )
 
 
@@ -2124,6 +2125,7 @@ class DeepEyesScheduler(_swift_multi_turn.MultiTurnScheduler):  # type: ignore[m
         ids = tokenizer.convert_tokens_to_ids(list(_MEDIA_TOKENS)) if tokenizer is not None else []
         self._media_ids = {token for token in ids if token not in (None, getattr(tokenizer, "unk_token_id", None))}
         self._pad_id = getattr(tokenizer, "pad_token_id", None)
+        self._eos_id = getattr(tokenizer, "eos_token_id", None)
 
     # What swift calls, in this order.
 
@@ -2180,9 +2182,11 @@ class DeepEyesScheduler(_swift_multi_turn.MultiTurnScheduler):  # type: ignore[m
         if not _TOKEN_IDS:
             return infer_request, infos
         result = {"infer_request": infer_request, "rollout_infos": infos}
-        if response_choice.token_ids and not _EXACT_PROMPTS:
-            result["response_token_ids"] = list(response_choice.token_ids)
-            result["response_loss_mask"] = [1] * len(response_choice.token_ids)
+        if response_choice.token_ids and not _TOKEN_EXACT:
+            ids = list(response_choice.token_ids)
+            if ids[-1] == self._eos_id:  # the template of these versions adds it, with loss, and would double it
+                ids.pop()
+            result.update(response_token_ids=ids, response_loss_mask=[1] * len(ids))
         return result
 
     # The parts.
@@ -2258,7 +2262,7 @@ class DeepEyesScheduler(_swift_multi_turn.MultiTurnScheduler):  # type: ignore[m
             tokens[place] = self._pad_id
         if progress.masked:
             logger.warning("%s: the policy sampled image tokens; they are replaced", _row_name(request))
-            if _EXACT_PROMPTS and choice.logprobs and "content" in choice.logprobs:
+            if _TOKEN_EXACT and choice.logprobs and "content" in choice.logprobs:
                 kept = [item for place, item in enumerate(choice.logprobs["content"]) if place not in progress.masked]
                 choice.logprobs["content"] = kept
         return progress.turns[-1]
@@ -2305,14 +2309,12 @@ def _progress(request: Any) -> Progress:
 
 
 def _complete_last_turn(output: Any) -> None:
-    """Adds the token ids of the last turn, which ms-swift before 4.6 drops in server mode after a tool call."""
+    """Adds the token ids of the last turn, which `run` of ms-swift before 4.6 drops after a tool call."""
     choice = output.response.choices[0]
     if not choice.token_ids or len(output.response_token_ids) != output.rollout_infos["num_turns"] - 1:
         return
     output.response_token_ids.append(list(choice.token_ids))
     output.response_loss_mask.append([1] * len(choice.token_ids))
-    if output.rollout_logprobs and choice.logprobs and "content" in choice.logprobs:
-        output.rollout_logprobs.append([item["logprob"] for item in choice.logprobs["content"]])
 
 
 # ---------------------------------------------------------------------------------------------------------
