@@ -1,0 +1,833 @@
+"""Evaluation against scripted endpoints: each must score what it must score, through the real plugin and real swift."""
+
+from __future__ import annotations
+
+import base64
+import csv
+import io
+import json
+import re
+import threading
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import TYPE_CHECKING, Any
+
+import eval as cli
+import eval_bench
+import eval_endpoint
+import eval_report
+import eval_run
+import eval_stats
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import scipy.stats
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+from qwen_vl_utils import fetch_image, vision_process
+
+import deepeyes_plugin as plugin
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+COLOURS = {"red": (200, 30, 30), "green": (30, 160, 40), "blue": (40, 60, 210), "white": (250, 250, 250)}
+GREY = (128, 128, 128)
+SIZE = (320, 240)
+
+# ---------------------------------------------------------------------------------------------------------
+# A benchmark that can be seen, and endpoints that see it
+# ---------------------------------------------------------------------------------------------------------
+
+
+def picture(colour: str, x: int) -> bytes:
+    """A square of 44 pixels on grey, as PNG."""
+    image = Image.new("RGB", SIZE, GREY)
+    image.paste(COLOURS[colour], (x, 100, x + 44, 144))
+    file = io.BytesIO()
+    image.save(file, "PNG")
+    return file.getvalue()
+
+
+def colour_question(at: int) -> tuple[str, list[str], bytes]:
+    """A question of four options, the right one first."""
+    names = list(COLOURS)
+    right = names[at % 4]
+    return (
+        "What is the color of the square?",
+        [right, *[name for name in names if name != right]],
+        picture(right, 20 + 9 * at % 250),
+    )
+
+
+def write_vstar(folder: Path, colours: int = 4, sides: int = 2) -> Path:
+    for kind in eval_bench.VSTAR_FOLDERS:
+        (folder / kind).mkdir(parents=True)
+    for at in range(colours + sides):
+        kind = "direct_attributes" if at < colours else "relative_position"
+        question, options, image = colour_question(at)
+        if at >= colours:
+            side = "left" if at % 2 else "right"
+            question = "Is the square on the left or right side of the picture?"
+            options = [f"It is on the {side} side.", f"It is on the {'right' if at % 2 else 'left'} side."]
+            image = picture("red", 30 if at % 2 else 250)
+        (folder / kind / f"sa_{at}.png").write_bytes(image)
+        note = {"target_object": ["square"], "bbox": [[0, 0, 1, 1]], "question": question, "options": options}
+        (folder / kind / f"sa_{at}.json").write_text(json.dumps(note))
+    return folder
+
+
+def hrbench_rows(questions: int = 5) -> list[dict[str, str]]:
+    """Every question four times, its options turned on by one each time."""
+    rows = []
+    for cycle in range(4):
+        for at in range(questions):
+            question, options, image = colour_question(at)
+            turned = options[cycle:] + options[:cycle]
+            row = {
+                "index": str(len(rows)),
+                "question": question + '\n"Look\tclosely."',
+                "category": ("single", "cross")[at % 2],
+            }
+            row |= dict(zip("ABCD", turned, strict=True))
+            row |= {"answer": "ABCD"[turned.index(options[0])], "cycle_category": str(cycle)}
+            rows.append({**row, "image": base64.b64encode(image).decode()})
+    return rows
+
+
+def write_tsv(path: Path, rows: list[dict[str, str]]) -> Path:
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, list(rows[0]), delimiter="\t")
+        writer.writeheader()
+        writer.writerows(rows)
+    return path
+
+
+@dataclass
+class Seen:
+    """A request as a scripted model sees it: its turns as text, and its images."""
+
+    texts: list[str]
+    images: list[Image.Image]
+    body: dict[str, Any]
+
+    @property
+    def question(self) -> str:
+        return self.texts[1]
+
+    @property
+    def turn(self) -> int:
+        return sum(turn["role"] == "assistant" for turn in self.body["messages"]) + 1
+
+    def letter(self, option: str) -> str:
+        return re.search(rf"\(([A-Z])\) {re.escape(option)}\n", self.question)[1]  # type: ignore[index]
+
+    def square(self, image: Image.Image) -> tuple[int, int, int, int]:
+        """Where the picture is not grey."""
+        rows, columns = np.nonzero(np.abs(np.asarray(image).astype(int) - GREY[0]).max(axis=2) > 20)
+        return int(columns.min()), int(rows.min()), int(columns.max()) + 1, int(rows.max()) + 1
+
+    def right(self) -> str:
+        """The letter of the right option, read from the last image (a colour) or the first (a side)."""
+        if "side of the picture" in self.question:
+            left = self.square(self.images[0])[0] < self.images[0].width / 2
+            return self.letter(f"It is on the {'left' if left else 'right'} side.")
+        image = self.images[-1]
+        middle = np.asarray(image)[image.height // 2, image.width // 2]
+        if len(self.images) == 1:
+            x1, y1, x2, y2 = self.square(image)
+            middle = np.asarray(image)[(y1 + y2) // 2, (x1 + x2) // 2]
+        name = min(COLOURS, key=lambda name: int(np.abs(np.array(COLOURS[name]) - middle).sum()))
+        return self.letter(name)
+
+
+def call(box: object) -> str:
+    return (
+        f'<think>look</think><tool_call>{{"name": "image_zoom_in_tool", "arguments": {{"bbox_2d": {box}}}}}</tool_call>'
+    )
+
+
+def answer(text: str) -> str:
+    return f"<think>it shows</think><answer>{text}</answer>"
+
+
+def perfect(seen: Seen) -> str:
+    return answer(seen.right()) if seen.turn > 1 else call(list(seen.square(seen.images[0])))
+
+
+def always_a(_seen: Seen) -> str:
+    return answer("A")
+
+
+@dataclass
+class Script:
+    """An endpoint: its model, and what it was asked."""
+
+    policy: Callable[[Seen], Any]
+    patch: int = 14
+    seen: list[Seen] = field(default_factory=list)
+    url: str = ""
+
+    def reply(self, body: dict[str, Any]) -> tuple[int, dict[str, Any]]:
+        texts, images = [], []
+        for turn in body["messages"]:
+            parts = (
+                turn["content"] if isinstance(turn["content"], list) else [{"type": "text", "text": turn["content"]}]
+            )
+            text = ""
+            for part in parts:
+                if part["type"] == "text":
+                    text += part["text"]
+                else:
+                    data = base64.b64decode(part["image_url"]["url"].partition("base64,")[2])
+                    images.append(Image.open(io.BytesIO(data)).convert("RGB"))
+                    text += f"[image {len(images)}]"
+            texts.append(text)
+        seen = Seen(texts, images, body)
+        side = 2 * self.patch
+        pixels = [round(image.width / side) * round(image.height / side) + 2 for image in images]
+        usage = {
+            "prompt_tokens": sum(len(re.sub(r"\[image \d\]", "", text)) for text in texts) + sum(pixels),
+            "completion_tokens": 7,
+        }
+        if body["max_tokens"] == 1:  # the check of the view
+            said: Any = "x"
+        else:
+            self.seen.append(seen)
+            said = self.policy(seen)
+        if not isinstance(said, str):
+            return said
+        choice = {"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": said}}
+        usage["total_tokens"] = sum(usage.values())
+        return 200, {
+            "id": "1",
+            "object": "chat.completion",
+            "created": 1,
+            "model": "m",
+            "choices": [choice],
+            "usage": usage,
+        }
+
+
+@contextmanager
+def serving(script: Any) -> Iterator[Any]:
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def do_GET(self) -> None:
+            self.send(200, {"object": "list", "data": [{"id": "org/scripted-7b", "object": "model"}]})
+
+        def do_POST(self) -> None:
+            self.send(*script.reply(json.loads(self.rfile.read(int(self.headers["Content-Length"])))))
+
+        def send(self, status: int, body: dict[str, Any]) -> None:
+            content = json.dumps(body).encode()
+            self.send_response(status)
+            self.send_header("Content-Type", "application/json")
+            self.send_header("Content-Length", str(len(content)))
+            self.end_headers()
+            self.wfile.write(content)
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    script.url = f"http://127.0.0.1:{server.server_port}/v1"
+    try:
+        yield script
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
+
+
+@pytest.fixture(autouse=True)
+def plugin_settings(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the command line puts in the place of the plugin's settings goes with the test."""
+    judge = replace(plugin.SETTINGS.judge, kind=plugin.JudgeKind.RULE)
+    monkeypatch.setattr(plugin, "SETTINGS", replace(plugin.Settings(), judge=judge))
+    for name in ("MAX_PIXELS", "MAX_TURNS", "DEEPEYES_JUDGE_PATIENCE"):
+        monkeypatch.delenv(name, raising=False)
+
+
+@pytest.fixture(scope="module")
+def vstar(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_vstar(tmp_path_factory.mktemp("bench") / "vstar")
+
+
+def evaluate(out: Path, script: Script, *arguments: object) -> tuple[int, dict[str, Any]]:
+    """Runs the command line and returns its status and its report."""
+    words = ["--url", script.url, "--out", out, "--retries", "1", *arguments]
+    status = cli.main([str(word) for word in words])
+    path = out / "report.json"
+    return status, json.loads(path.read_text()) if path.is_file() else {}
+
+
+class TestScores:
+    """An endpoint scores what it must."""
+
+    def test_perfect_endpoint_that_zooms_scores_all(self, vstar: Path, tmp_path: Path) -> None:
+        with serving(Script(perfect)) as script:
+            status, report = evaluate(tmp_path / "run", script, "--bench", "vstar", "--data", vstar)
+        total = report["all"]
+        assert (status, total["accuracy"], total["questions"], total["zooms"]) == (0, 1, 6, 6)
+        assert total["failed_zooms"] == {}
+        assert total["by_rule"] == {"answers": 6, "right": 6}
+        assert total["by_judge"]["answers"] == total["unread"] == total["no_answer"] == 0
+        assert {name: block["questions"] for name, block in report["categories"].items()} == {
+            "direct_attributes": 4,
+            "relative_position": 2,
+        }
+        assert total["completion_tokens"] == 12 * 7
+        assert report["wall_seconds"] > 0
+        assert report["view_tokens"]["expected"] == 11 * 9 == report["view_tokens"]["seen"] - 2
+
+    def test_endpoint_that_knows_half_and_never_zooms_scores_half(self, vstar: Path, tmp_path: Path) -> None:
+        def half(seen: Seen) -> str:
+            knows = seen.square(seen.images[0])[0] % 2 == 0
+            wrong = next(letter for letter in "AB" if letter != seen.right())
+            return answer(seen.right() if knows else wrong)
+
+        starts = [Seen([], [], {}).square(_view(path)) for path in sorted((vstar / "direct_attributes").glob("*.png"))]
+        expected = sum(start[0] % 2 == 0 for start in starts)
+        assert 0 < expected < 4
+        with serving(Script(half)) as script:
+            _, report = evaluate(tmp_path / "run", script, "--bench", "vstar", "--data", vstar)
+        assert report["categories"]["direct_attributes"]["by_rule"]["right"] == expected
+        assert report["all"]["zooms"] == report["all"]["zoomed"] == 0
+
+    def test_bad_zooms_are_counted_by_their_fault_and_the_model_is_told(self, vstar: Path, tmp_path: Path) -> None:
+        bad = [call([700, 10, 900, 90]), call('"here"'), "<tool_call>{oops}</tool_call>"]
+
+        def clumsy(seen: Seen) -> str:
+            return bad[seen.turn - 1] if seen.turn <= 3 else answer(seen.right())
+
+        with serving(Script(clumsy)) as script:
+            status, report = evaluate(tmp_path / "run", script, "--bench", "vstar", "--data", vstar)
+        assert status == 0
+        assert report["all"]["failed_zooms"] == {"empty_box": 6, "bad_box": 6, "bad_json": 6}
+        assert (report["all"]["zooms"], report["all"]["accuracy"]) == (0, 1)
+        last = max(script.seen, key=lambda seen: seen.turn)
+        assert [text.startswith("Error: ") for text in last.texts[3::2]] == [True] * 3
+        assert len(last.images) == 1
+
+    def test_endpoint_that_only_zooms_has_no_answer(self, vstar: Path, tmp_path: Path) -> None:
+        with serving(Script(lambda _: call([10, 10, 100, 100]))) as script:
+            _, report = evaluate(tmp_path / "run", script, "--bench", "vstar", "--data", vstar, "--max-turns", 3)
+        assert (report["all"]["accuracy"], report["all"]["no_answer"], report["all"]["zooms"]) == (0, 6, 12)
+        assert max(seen.turn for seen in script.seen) == 3
+
+    def test_no_tool_asks_once_and_runs_no_call(self, vstar: Path, tmp_path: Path) -> None:
+        with serving(Script(perfect)) as script:
+            _, report = evaluate(tmp_path / "run", script, "--bench", "vstar", "--data", vstar, "--no-tool")
+        assert len(script.seen) == 6
+        assert all("image_zoom_in_tool" not in "".join(seen.texts) for seen in script.seen)
+        assert (report["all"]["accuracy"], report["all"]["no_answer"], report["tool"]) == (0, 6, False)
+
+    @pytest.mark.parametrize("samples", [1, 3])
+    def test_always_a_scores_chance_where_options_cycle(self, vstar: Path, tmp_path: Path, samples: int) -> None:
+        arguments = ("--bench", "vstar", "--data", vstar, "--options", "cycle", "--samples", samples)
+        with serving(Script(always_a)) as script:
+            _, report = evaluate(tmp_path / "run", script, *arguments)
+        shares = {name: block["accuracy"] for name, block in report["categories"].items()}
+        assert shares == {"direct_attributes": 0.25, "relative_position": 0.5}
+        assert report["all"]["letters"] == {"A": samples * (4 * 4 + 2 * 2)}
+        assert report["all"]["every_order"] == 0
+
+    def test_always_a_scores_chance_where_options_are_shuffled(self, tmp_path: Path) -> None:
+        write_vstar(tmp_path / "vstar", colours=48, sides=0)
+        with serving(Script(always_a)) as script:
+            _, report = evaluate(tmp_path / "run", script, "--bench", "vstar", "--data", tmp_path / "vstar")
+        total = report["all"]
+        assert total["low"] < total["chance"] == 0.25 < total["high"] < 0.6
+
+    def test_always_a_scores_chance_on_hrbench(self, tmp_path: Path) -> None:
+        write_tsv(tmp_path / "hr_bench_4k.tsv", hrbench_rows())
+        with serving(Script(always_a)) as script:
+            _, report = evaluate(tmp_path / "run", script, "--bench", "hrbench4k", "--data", tmp_path)
+        assert (report["all"]["accuracy"], report["all"]["questions"], report["all"]["answers"]) == (0.25, 5, 20)
+        assert report["options"] == "keep"
+        assert set(report["categories"]) == {"single", "cross"}
+        assert report["notes"] == ["hrbench4k was published with 800 rows; 20 of them can be asked here"]
+
+    def test_perfect_endpoint_scores_all_on_own_rows_by_the_rule_judge(self, tmp_path: Path) -> None:
+        def free(seen: Seen) -> str:
+            if seen.turn == 1:
+                return call(list(seen.square(seen.images[0])))
+            colour = np.asarray(seen.images[-1])[20, 20]
+            name = min(COLOURS, key=lambda name: int(np.abs(np.array(COLOURS[name]) - colour).sum()))
+            return answer(f"It is {name}.")
+
+        path = write_own(tmp_path / "own.parquet")
+        with serving(Script(free)) as script:
+            status, report = evaluate(tmp_path / "run", script, "--bench", path)
+        assert (status, report["all"]["accuracy"], report["all"]["zooms"]) == (0, 1, 6)
+        assert script.seen[0].texts[0] == "own system turn"
+        assert report["bad_rows"][0]["where"] == "mystery/6"
+        assert "DEEPEYES_SOURCES=mystery=visual" in report["bad_rows"][0]["why"]
+
+
+def _view(path: Path) -> Image.Image:
+    return fetch_image({"image": Image.open(path), "max_pixels": 602112})
+
+
+def write_own(path: Path) -> Path:
+    rows = []
+    for at in range(7):
+        question, options, image = colour_question(at)
+        rows.append(
+            {
+                "data_source": "vstar" if at < 6 else "mystery",
+                "prompt": [
+                    {"role": "system", "content": "own system turn"},
+                    {"role": "user", "content": f"<image>\n{question}\nAnswer in <answer></answer>, my way."},
+                ],
+                "images": [{"bytes": image, "path": f"{at}.png"}],
+                "env_name": "visual_toolbox_v2",
+                "reward_model": {"ground_truth": f"The square is {options[0]}.", "style": "model"},
+                "extra_info": {"question": question, "answer": options[0], "index": str(at)},
+            }
+        )
+    pq.write_table(pa.Table.from_pylist(rows), path, row_group_size=2)
+    return path
+
+
+class TestFidelity:
+    """The endpoint sees what the policy saw in training."""
+
+    @pytest.mark.parametrize("size", [(640, 480), (3001, 1999), (30, 500), (57, 57), (9, 9)])
+    @pytest.mark.parametrize("max_pixels", [602112, 602111, 100000])
+    def test_view_is_that_of_swift_under_max_pixels(
+        self, size: tuple[int, int], max_pixels: int, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        image = Image.effect_noise(size, 90).convert("RGB")
+        monkeypatch.setattr(
+            vision_process, "IMAGE_MAX_TOKEN_NUM", max_pixels // 28**2
+        )  # what swift does with MAX_PIXELS
+        template = eval_endpoint.EndpointTemplate(eval_endpoint.FAMILIES["qwen2.5-vl"], max_pixels)
+        ours, theirs = template.scale(image), fetch_image({"image": image})
+        assert ours.size == theirs.size
+        assert ours.tobytes() == theirs.tobytes()
+        assert template.scale(ours).tobytes() == ours.tobytes()
+
+    @pytest.mark.parametrize("source", ["view", "original"])
+    def test_crop_is_that_part_of_the_view_or_original(self, tmp_path: Path, source: str) -> None:
+        image = Image.effect_noise((1200, 900), 90).convert("RGB")
+        (tmp_path / "direct_attributes").mkdir()
+        image.save(tmp_path / "direct_attributes" / "one.png")
+        note = {"question": "Which?", "options": ["this", "that"]}
+        (tmp_path / "direct_attributes" / "one.json").write_text(json.dumps(note))
+        with serving(Script(lambda seen: call([28, 56, 140, 112]) if seen.turn == 1 else answer("A"))) as script:
+            arguments = ("--bench", tmp_path, "--max-pixels", 448 * 336, "--crop-source", source)
+            evaluate(tmp_path / "run", script, *arguments)
+        view = fetch_image({"image": image, "max_pixels": 448 * 336})
+        crop = view.crop((28, 56, 140, 112))
+        if source == "original":
+            x, y = 1200 / view.width, 900 / view.height
+            crop = image.crop((int(28 * x), int(56 * y), -int(-140 * x // 1), -int(-112 * y // 1)))
+            crop = fetch_image({"image": crop, "max_pixels": 448 * 336})
+        assert [seen.tobytes() for seen in script.seen[-1].images] == [view.tobytes(), crop.tobytes()]
+
+    def test_box_of_qwen3_is_in_thousandths_of_the_view(self, vstar: Path, tmp_path: Path) -> None:
+        def thousandths(seen: Seen) -> str:
+            x1, y1, x2, y2 = seen.square(seen.images[0])
+            width, height = seen.images[0].size
+            box = [1000 * x1 // width, 1000 * y1 // height, 1000 * x2 // width, 1000 * y2 // height]
+            return call(box) if seen.turn == 1 else answer(seen.right())
+
+        with serving(Script(thousandths, patch=16)) as script:
+            arguments = ("--bench", "vstar", "--data", vstar, "--family", "qwen3-vl")
+            status, report = evaluate(tmp_path / "run", script, *arguments)
+        assert (status, report["all"]["accuracy"], report["coordinates"]) == (0, 1, "norm1000")
+        assert script.seen[0].images[0].size == (320, 256)
+        assert max(seen.images[-1].width for seen in script.seen if seen.turn == 2) < 100
+
+    def test_observation_repeats_the_instruction_around_the_crop(self, vstar: Path, tmp_path: Path) -> None:
+        with serving(Script(perfect)) as script:
+            evaluate(tmp_path / "run", script, "--bench", "vstar", "--data", vstar, "--limit", 1)
+        system, question, _, observation = script.seen[-1].texts
+        instruction = eval_run.own_prompt(plugin.Coordinates.PIXEL, tool=True).instruction
+        assert question.startswith("[image 1]\n")
+        assert question.endswith("Answer with the letter of the right option." + instruction)
+        assert observation == f"<tool_response>[image 2]{instruction}</tool_response>"
+        schema = json.loads(re.search(r"<tools>\n(.*)\n</tools>", system)[1])  # type: ignore[index]
+        assert schema["function"]["parameters"]["required"] == ["bbox_2d"]
+        example = re.search(r"<tool_call>\n(.*)\n</tool_call>", system)[1]  # type: ignore[index]
+        assert plugin.parse_call(example, plugin.Rules.OFFICIAL).label is not None
+
+    def test_prompt_can_be_that_of_the_training_rows(self, vstar: Path, tmp_path: Path) -> None:
+        rows = write_own(tmp_path / "own.parquet")
+        with serving(Script(perfect)) as script:
+            evaluate(tmp_path / "run", script, "--bench", "vstar", "--data", vstar, "--limit", 1, "--prompt-from", rows)
+        assert script.seen[0].texts[0] == "own system turn"
+        assert (
+            script.seen[-1].texts[-1]
+            == "<tool_response>[image 2]\nAnswer in <answer></answer>, my way.</tool_response>"
+        )
+
+    def test_server_that_scales_views_again_is_refused(
+        self, vstar: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        arguments = ("--bench", "vstar", "--data", vstar)
+        with serving(Script(perfect, patch=16)) as script:
+            status, report = evaluate(tmp_path / "run", script, *arguments)
+            assert (status, report, script.seen) == (1, {}, [])
+            assert "makes 82 tokens of a view of 308 x 252 pixels, where 99 to 107" in capsys.readouterr().err
+            assert evaluate(tmp_path / "run", script, *arguments, "--skip-view-check")[0] == 0
+
+
+class TestFaults:
+    """Nothing that was finished is lost, and what failed is named."""
+
+    def test_endpoint_that_dies_is_named_and_the_run_goes_on_later(
+        self, vstar: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        def dying(seen: Seen) -> Any:
+            return perfect(seen) if len(script.seen) <= 5 else (500, {"error": {"message": "out of memory, key EMPTY"}})
+
+        arguments = ("--bench", "vstar", "--data", vstar, "--concurrency", 2)
+        with serving(Script(dying)) as script:
+            status, _ = evaluate(tmp_path / "run", script, *arguments)
+            error = capsys.readouterr().err
+            assert status == 1
+            assert f"{script.url}/chat/completions failed" in error
+            assert "out of memory, key ***" in error
+            lines = (tmp_path / "run" / "answers.jsonl").read_bytes().splitlines()
+            assert 1 <= len(lines) <= 2
+            with (tmp_path / "run" / "answers.jsonl").open("ab") as file:
+                file.write(b'{"id": "half a li')  # what a killed process leaves
+            script.policy, script.seen = perfect, []
+            status, report = evaluate(tmp_path / "run", script, *arguments)
+        assert (status, report["all"]["accuracy"], report["all"]["answers"]) == (0, 1, 6)
+        assert len(script.seen) == 2 * (6 - len(lines))
+        assert len((tmp_path / "run" / "answers.jsonl").read_bytes().splitlines()) == 6
+
+    def test_fault_that_passes_costs_a_retry(self, vstar: Path, tmp_path: Path) -> None:
+        def busy(seen: Seen) -> Any:
+            return (429, {"error": {"message": "busy"}}) if len(script.seen) == 3 else perfect(seen)
+
+        with serving(Script(busy)) as script:
+            status, report = evaluate(tmp_path / "run", script, "--bench", "vstar", "--data", vstar, "--limit", 3)
+        assert (status, report["all"]["accuracy"], len(script.seen)) == (0, 1, 7)
+
+    def test_refused_question_is_reported_and_asked_again(
+        self, vstar: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        def strict(seen: Seen) -> Any:
+            return (400, {"error": {"message": "too long"}}) if "side" in seen.question else perfect(seen)
+
+        arguments = ("--bench", "vstar", "--data", vstar)
+        with serving(Script(strict)) as script:
+            status, report = evaluate(tmp_path / "run", script, *arguments)
+            assert (status, report["all"]["answers"], len(report["refused"])) == (1, 4, 2)
+            assert "2 rows were refused by the endpoint" in capsys.readouterr().out
+            script.policy, script.seen = perfect, []
+            status, report = evaluate(tmp_path / "run", script, *arguments)
+        assert (status, report["all"]["answers"], len(report["refused"]), len(script.seen)) == (0, 6, 0, 4)
+
+    def test_finished_run_needs_no_endpoint(self, vstar: Path, tmp_path: Path) -> None:
+        arguments = ("--bench", "vstar", "--data", vstar)
+        with serving(Script(perfect)) as script:
+            first = evaluate(tmp_path / "run", script, *arguments)[1]
+        second = evaluate(tmp_path / "run", script, *arguments)[1]
+        assert {**second, "wall_seconds": 0} == {**first, "wall_seconds": 0, "view_tokens": None} | {
+            "view_tokens": None
+        }
+
+    def test_run_of_other_settings_is_not_mixed_in(
+        self, vstar: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        arguments = ("--bench", "vstar", "--data", vstar, "--limit", 1)
+        with serving(Script(perfect)) as script:
+            evaluate(tmp_path / "run", script, *arguments)
+            assert evaluate(tmp_path / "run", script, *arguments, "--temperature", 1)[0] == 2
+        assert "temperature: 0.0 then, 1.0 now" in capsys.readouterr().err
+
+    def test_two_evaluations_do_not_share_a_folder(self, vstar: Path, tmp_path: Path) -> None:
+        journal = eval_run.Journal(tmp_path / "run")
+        with serving(Script(perfect)) as script:
+            assert evaluate(tmp_path / "run", script, "--bench", "vstar", "--data", vstar, "--model", "m")[0] == 1
+        journal.close()
+
+    def test_unreadable_images_and_rows_are_reported(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        folder = write_vstar(tmp_path / "vstar") / "direct_attributes"
+        (folder / "sa_0.png").write_bytes(picture("red", 40)[:300])
+        (folder / "sa_1.png").unlink()
+        (folder / "sa_2.json").write_text('{"question": "?"}')
+        (folder / "sa_3.json").write_text('{"question": "?", "options": ["one"]}')
+        with serving(Script(perfect)) as script:
+            status, report = evaluate(tmp_path / "run", script, "--bench", "vstar", "--data", tmp_path / "vstar")
+        assert (status, report["all"]["answers"], report["all"]["accuracy"]) == (0, 2, 1)
+        assert sorted(row["where"][-4:] for row in report["bad_rows"]) == ["sa_0", "sa_1", "sa_2", "sa_3"]
+        assert "no field 'options'" in str(report["bad_rows"])
+        assert "4 rows can't be asked and are not in the figures" in capsys.readouterr().out
+
+    def test_missing_endpoint_is_named(self, vstar: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        script = Script(perfect, url="http://127.0.0.1:9/v1")
+        assert evaluate(tmp_path / "run", script, "--bench", "vstar", "--data", vstar)[0] == 1
+        assert "http://127.0.0.1:9/v1/models failed after 1 retries" in capsys.readouterr().err
+
+
+class TestJudge:
+    """What the rule can't read goes to the judge, and each is counted apart."""
+
+    @staticmethod
+    def vague(seen: Seen) -> str:
+        return answer("The one on the left, maybe") if "side" in seen.question else perfect(seen)
+
+    def test_unsure_answers_go_to_the_judge(
+        self, vstar: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        class JudgeScript:
+            url = ""
+            prompts: list[str] = []  # noqa: RUF012 - of one test
+
+            def reply(self, body: dict[str, Any]) -> tuple[int, dict[str, Any]]:
+                self.prompts.append(body["messages"][0]["content"])
+                right = "on the left side" in re.findall(r"\[Reference answer\] (.*)", self.prompts[-1])[-1]
+                return 200, {"choices": [{"message": {"content": f"Judgement: {int(right)}"}}]}
+
+        arguments = ("--bench", "vstar", "--data", vstar)
+        down = replace(plugin.SETTINGS.judge, kind=plugin.JudgeKind.SERVER, urls=("http://127.0.0.1:9/v1",), timeout=1)
+        monkeypatch.setattr(plugin, "SETTINGS", replace(plugin.SETTINGS, judge=replace(down, patience=0.2)))
+        monkeypatch.setenv("DEEPEYES_JUDGE_PATIENCE", "0.2")
+        with serving(Script(self.vague)) as script, serving(JudgeScript()) as judge:
+            status, report = evaluate(tmp_path / "run", script, *arguments)
+            assert (status, report["all"]["unread"], report["all"]["by_rule"]["right"]) == (1, 2, 4)
+            assert "http://127.0.0.1:9/v1" in capsys.readouterr().err
+            up = replace(plugin.SETTINGS.judge, urls=(judge.url,))
+            monkeypatch.setattr(plugin, "SETTINGS", replace(plugin.SETTINGS, judge=up))
+            asked = len(script.seen)
+            status, report = evaluate(tmp_path / "run", script, *arguments)
+            assert (status, report["all"]["unread"], len(script.seen)) == (0, 0, asked)
+            assert report["all"]["by_rule"] == {"answers": 4, "right": 4}
+            assert report["all"]["by_judge"] == {"answers": 2, "right": 1}
+            assert report["all"]["accuracy"] == 5 / 6
+            calls = len(judge.prompts)
+            evaluate(tmp_path / "run", script, *arguments)
+        assert len(judge.prompts) == calls
+
+    @pytest.mark.parametrize(
+        ("text", "place"),
+        [
+            ("B", 1),
+            ("(b)", 1),
+            ("B.", 1),
+            ("**B**", 1),
+            ("B. green", 1),
+            ("(B) It looks green to me", 1),
+            ("The correct answer is B.", 1),
+            ("Answer: (C) blue", 2),
+            ("\\boxed{D}", 3),
+            ("Green.", 1),
+            ("the answer is green", 1),
+            ("B) blue", None),
+            ("B. or C.", None),
+            ("E", None),
+            ("It is green", None),
+            ("A or B", None),
+            ("A man", None),
+            ("", None),
+            ("Be careful: red", None),
+        ],
+    )
+    def test_rule_reads_an_option_or_says_it_is_unsure(self, text: str, place: int | None) -> None:
+        assert eval_report.read_choice(text, ["red", "green", "blue", "white"]) == place
+
+    @given(st.text(max_size=60), st.lists(st.text(min_size=1, max_size=9), min_size=2, max_size=5, unique=True))
+    def test_rule_reads_any_text(self, text: str, options: list[str]) -> None:
+        assert eval_report.read_choice(text, options) in (None, *range(len(options)))
+
+
+class TestReaders:
+    """Formats as published."""
+
+    def test_vstar_lines_hold_the_same_questions_as_the_folders(self, vstar: Path) -> None:
+        lines, folders = [], eval_bench.read_bench("vstar", vstar)
+        for number, item in enumerate(folders.items):
+            places = eval_bench.orders(item, "shuffle", 0, 0)[0]
+            shown = [f"({letter}) {item.options[place]}" for letter, place in zip("ABCD", places, strict=False)]
+            text = "\n".join([item.question, *shown, "Answer with the letter of the option."])
+            label = "ABCD"[places.index(0)]
+            line = {"image": f"{item.id}.png", "text": text, "category": item.category, "label": label}
+            lines.append(json.dumps({**line, "question_id": number}))
+        path = vstar / "test_questions.jsonl"
+        path.write_text("\n".join([*lines, '{"image": "nowhere.png", "text": "?"}', "[]"]))
+        bench = eval_bench.read_bench(str(path), None)
+        path.unlink()
+
+        def key(item: eval_bench.Item) -> tuple[object, ...]:
+            return item.id, item.category, item.question, item.reference, sorted(item.options), item.load()
+
+        assert [key(item) for item in bench.items] == [key(item) for item in folders.items]
+        assert [item.options[item.right] for item in bench.items] == [item.reference for item in bench.items]
+        assert [row.where for row in bench.bad] == ["test_questions.jsonl line 7", "test_questions.jsonl line 8"]
+
+    @pytest.mark.parametrize("suffix", ["tsv", "parquet"])
+    def test_hrbench_images_are_read_when_asked_for_in_any_order(self, tmp_path: Path, suffix: str) -> None:
+        rows = hrbench_rows()
+        rows[7]["image"] = rows[2]["index"]  # as VLMEvalKit shares an image
+        rows[8]["image"] = "no base64!"
+        path = tmp_path / f"hr_bench_8k.{suffix}"
+        if suffix == "tsv":
+            write_tsv(path, rows)
+        else:
+            pq.write_table(pa.Table.from_pylist(rows), path, row_group_size=6)
+        bench = eval_bench.read_bench("hrbench8k", tmp_path)
+        assert bench.cycled
+        assert len(bench.items) == 20
+        for place in (0, 1, 5, 6, 19, 3, 4, 12, 7):
+            item = bench.items[place]
+            assert item.load() == base64.b64decode(rows[2 if place == 7 else place]["image"])
+            assert item.options == tuple(rows[place][letter] for letter in "ABCD")
+            assert item.question == rows[place]["question"]
+            assert item.reference == rows[place][rows[place]["answer"]]
+        with pytest.raises(ValueError, match="no base64"):
+            bench.items[8].load()
+        groups = [item.group for item in bench.items]
+        assert groups[:5] == groups[5:10] == groups[10:15]
+        assert len(set(groups)) == 5
+
+    def test_same_question_about_two_images_is_two_questions(self, tmp_path: Path) -> None:
+        rows = [{**row, "index": str(at)} for at, row in enumerate(row for row in hrbench_rows() for _ in range(2))]
+        bench = eval_bench.read_bench(str(write_tsv(tmp_path / "twins.tsv", rows)), None)
+        assert len({item.group for item in bench.items}) == 10
+
+    def test_bad_hrbench_rows_are_named(self, tmp_path: Path) -> None:
+        rows = hrbench_rows(3)
+        rows[0]["answer"], rows[1]["B"], rows[2]["question"] = "E", rows[1]["A"], " "
+        rows[4]["index"] = rows[3]["index"]
+        bench = eval_bench.read_bench(str(write_tsv(tmp_path / "some.tsv", rows)), None)
+        assert len(bench.items) == 8
+        assert [row.why[:24] for row in bench.bad] == [
+            "the right option is 'E';",
+            "options ('green', 'green",
+            "question is ' '; expecte",
+            "this id stood before; id",
+        ]
+
+    @pytest.mark.parametrize(
+        ("bench", "content", "message"),
+        [
+            ("vstar", None, "--data was not given: expected the folder of V*Bench"),
+            ("nothing.parquet", None, "no such file"),
+            ("some.txt", b"x", "expected a .parquet, .tsv or .jsonl file"),
+            ("some.tsv", b"a\tb\n1\t2\n", "no column answer, image, index, question"),
+            ("some.parquet", b"PAR0", "no readable parquet file"),
+            ("some.jsonl", b"{}\n", "no field 'image'"),
+        ],
+    )
+    def test_what_is_no_benchmark_is_refused(
+        self, tmp_path: Path, bench: str, content: bytes | None, message: str, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        if content is not None:
+            (tmp_path / bench).write_bytes(content)
+        name = bench if bench == "vstar" else str(tmp_path / bench)
+        assert cli.main(["--bench", name, "--url", "http://127.0.0.1:9/v1"]) == 2
+        assert message in capsys.readouterr().err
+
+    def test_shuffle_follows_from_seed_and_id_alone(self) -> None:
+        items = [eval_bench.Item(str(at), "", "", "", "", bytes, tuple("abcd")) for at in range(400)]
+        first, again, other = (
+            [eval_bench.orders(item, "shuffle", seed, 0)[0] for item in order]
+            for seed, order in ((1, items), (1, items[::-1]), (2, items))
+        )
+        assert first == again[::-1] != other
+        places = [order.index(0) for order in first]
+        assert all(70 < places.count(place) < 130 for place in range(4))
+
+
+class TestStatistics:
+    """Intervals and tests against scipy, and against their definition."""
+
+    @given(st.integers(1, 400).flatmap(lambda count: st.tuples(st.integers(0, count), st.just(count))))
+    def test_interval_of_single_answers_is_wilsons(self, numbers: tuple[int, int]) -> None:
+        right, count = numbers
+        share = eval_stats.accuracy([[True]] * right + [[False]] * (count - right))
+        theirs = scipy.stats.binomtest(right, count).proportion_ci(method="wilson")
+        assert (share.low, share.high) == pytest.approx((theirs.low, theirs.high))
+        assert 0 <= share.low <= share.value == right / count <= share.high <= 1
+
+    def test_answers_that_repeat_each_other_count_once(self) -> None:
+        once = eval_stats.accuracy([[True]] * 30 + [[False]] * 20)
+        repeated = eval_stats.accuracy([[True] * 4] * 30 + [[False] * 4] * 20)
+        assert (repeated.low, repeated.high) == pytest.approx((once.low, once.high))
+        independent = eval_stats.accuracy([[True, False]] * 50)
+        exact = scipy.stats.binomtest(50, 100).proportion_ci(method="wilson")
+        assert (independent.low, independent.high) == pytest.approx((exact.low, exact.high))
+
+    def test_interval_covers_the_truth_about_95_times_in_100(self) -> None:
+        rng = np.random.default_rng(0)
+        hits = 0
+        for _ in range(600):
+            skill = rng.beta(3, 2, size=80)
+            clusters = (rng.random((80, 4)) < skill[:, None]).tolist()
+            share = eval_stats.accuracy(clusters)
+            hits += share.low <= 0.6 <= share.high
+        assert 0.92 < hits / 600 < 0.98
+
+    @given(st.integers(0, 40), st.integers(0, 40), st.integers(0, 40))
+    def test_comparison_is_the_exact_mcnemar_test(self, better: int, worse: int, equal: int) -> None:
+        pairs = [(0.0, 1.0)] * better + [(1.0, 0.0)] * worse + [(1.0, 1.0)] * (equal + 1)
+        first, second = ({str(at): pair[side] for at, pair in enumerate(pairs)} for side in (0, 1))
+        result = eval_stats.compare(first, second)
+        tail = 2 * scipy.stats.binom.cdf(min(better, worse), better + worse, 0.5)
+        assert result.p_value == pytest.approx(min(1.0, tail))
+        assert (result.better, result.worse, result.questions) == (better, worse, len(pairs))
+        assert result.difference.value == pytest.approx((better - worse) / len(pairs))
+        assert result.difference.low <= result.difference.value <= result.difference.high
+
+    def test_two_runs_are_compared_question_by_question(
+        self, vstar: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        with serving(Script(perfect)) as script:
+            evaluate(tmp_path / "zoom", script, "--bench", "vstar", "--data", vstar, "--limit", 5)
+            evaluate(tmp_path / "plain", script, "--bench", "vstar", "--data", vstar, "--no-tool")
+        capsys.readouterr()
+        assert cli.main(["compare", str(tmp_path / "plain"), str(tmp_path / "zoom"), "--json"]) == 0
+        figures = json.loads(capsys.readouterr().out)
+        assert {**figures["all"], "difference": None} == {
+            "questions": 5,
+            "first": 0.0,
+            "second": 1.0,
+            "difference": None,
+            "better": 5,
+            "worse": 0,
+            "p_value": pytest.approx(2 * 0.5**5),
+        }
+        assert sum(figures[name]["questions"] for name in eval_bench.VSTAR_FOLDERS) == 5
+        cli.main(["compare", str(tmp_path / "plain"), str(tmp_path / "zoom")])
+        assert "left out: 1 questions that only A answered" in capsys.readouterr().out
+        assert cli.main(["compare", str(tmp_path / "plain"), str(tmp_path)]) == 2
+
+
+class TestTraces:
+    """What `report` reads."""
+
+    def test_trace_has_every_field_of_the_plugins_own(self, vstar: Path, tmp_path: Path) -> None:
+        with serving(Script(perfect)) as script:
+            evaluate(tmp_path / "run", script, "--bench", "vstar", "--data", vstar)
+        lines = [json.loads(line) for line in (tmp_path / "run" / "trajectories-0.jsonl").read_text().splitlines()]
+        assert len(lines) == 6
+        trajectory = plugin.Trajectory(plugin.Scoring.VISUAL, "q", "r", ("<answer>r</answer>",))
+        reading = plugin.read_answer(trajectory, plugin.Rules.CORRECTED)
+        verdict = plugin.Verdict(correct=True, source="equal")
+        scored = plugin.Scored(trajectory, reading, verdict, plugin.score(trajectory, reading, verdict))
+        tracer = plugin.Tracer(tmp_path / "trace", "0")
+        tracer.record([scored], ["<answer>r</answer>"], {"data_source": ["vstar"]})
+        tracer._thread.shutdown()  # noqa: SLF001 - waits until it is written
+        own = json.loads((tmp_path / "trace" / "trajectories-0.jsonl").read_text())
+        for line in lines:
+            assert own.keys() <= line.keys()
+            assert line["num_zooms"] == 1 == line["score"]["tool"]
+            view, crop = (Image.open(tmp_path / "run" / "images" / name) for name in line["images"])
+            assert list(view.size) == line["view_size"]
+            x1, y1, x2, y2 = line["zooms"][0]["box"]
+            exact = fetch_image({"image": view.convert("RGB").crop((x1, y1, x2, y2))})
+            assert exact.tobytes() == crop.convert("RGB").tobytes()

@@ -1,0 +1,285 @@
+"""Who is asked: an OpenAI-compatible endpoint in the place of swift's engine, and how its model looks at images.
+
+Trajectories run in `DeepEyesScheduler.run` itself, and so with the parsing, the view, the boxes, the crops and the stop
+rules of training. The endpoint is sent every image in the pixels that the policy saw in training, without loss. Such an
+image is a multiple of the patch grid within the pixel budget, so that the server's own preprocessing leaves it as it
+is; `Endpoint.check_view` measures whether it does.
+
+The openai SDK rather than aiohttp, which the judge client uses: a few dozen long calls in flight cost no CPU worth
+saving, and its retries with backoff and `Retry-After` are kept by others.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import re
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import openai
+from eval_bench import EvalError
+from PIL import Image
+from swift.infer_engine.protocol import (
+    ChatCompletionResponse,
+    ChatCompletionResponseChoice,
+    ChatMessage,
+    RolloutInferRequest,
+    UsageInfo,
+)
+from swift.template.vision_utils import load_image
+
+import deepeyes_plugin as plugin
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+MERGE = 2
+"""Patches along each side of an image token."""
+MIN_IMAGE_TOKENS = 4
+"""Of every image; qwen_vl_utils scales smaller ones up."""
+MARKUP_TOKENS = 8
+"""How many more tokens than those of its pixels an image may take: Qwen's models put one before it and one after."""
+
+
+@dataclass(frozen=True)
+class Family:
+    """What an endpoint does not say of its model: the patch size in pixels, and the frame of the boxes it writes."""
+
+    name: str
+    patch: int
+    coordinates: plugin.Coordinates
+
+    @property
+    def factor(self) -> int:
+        """Side of an image token in pixels."""
+        return self.patch * MERGE
+
+
+FAMILIES = {
+    family.name: family
+    for family in (
+        Family("qwen2.5-vl", 14, plugin.Coordinates.PIXEL),
+        Family("qwen3-vl", 16, plugin.Coordinates.NORM1000),
+    )
+}
+
+
+def family_of(model: str) -> Family:
+    """Guesses the family from a served name; DeepEyes itself is a Qwen2.5-VL. `check_view` finds a wrong guess."""
+    return FAMILIES["qwen3-vl" if re.search(r"qwen-?3", model, re.IGNORECASE) else "qwen2.5-vl"]
+
+
+class EndpointError(EvalError):
+    """The endpoint can't be used; the message names its URL, the cause and what to do."""
+
+    status = 1
+
+
+class RefusedError(RuntimeError):
+    """The endpoint refused one request, for what is in it: a prompt that is too long, for instance."""
+
+
+class EndpointTemplate:
+    """What the plugin needs of swift's template, for a model that is behind a URL: how it looks at images."""
+
+    tokenizer = None
+
+    def __init__(self, family: Family, max_pixels: int) -> None:
+        """Makes a template.
+
+        Args:
+            family: Of the model.
+            max_pixels: The most pixels of a view. Like swift, it is rounded down to whole image tokens.
+        """
+        self.version = "v3" if family.patch == FAMILIES["qwen3-vl"].patch else "v2_5"
+        area = family.factor**2
+        self._patch = family.patch
+        self._limits = {"min_pixels": MIN_IMAGE_TOKENS * area, "max_pixels": max_pixels // area * area}
+
+    def set_mode(self, _mode: str) -> None:
+        """Does what it always does, as the modes of swift's template do with images."""
+
+    def _preprocess_inputs(self, inputs: Any) -> None:
+        inputs.images = [load_image(image) for image in inputs.images]
+
+    def replace_tag(self, _kind: str, index: int, inputs: Any) -> None:
+        """Puts the view of an image in its place."""
+        inputs.images[index] = self.scale(inputs.images[index])
+
+    def scale(self, image: Image.Image) -> Image.Image:
+        """Scales and rounds an image in RGB, with the function that swift's templates of Qwen's models use."""
+        from qwen_vl_utils import fetch_image  # noqa: PLC0415 - heavy
+
+        return fetch_image({"image": image, **self._limits}, image_patch_size=self._patch)  # type: ignore[no-any-return]
+
+
+@dataclass
+class EvalRequest(RolloutInferRequest):  # type: ignore[misc]  # swift ships no types
+    """A trajectory under way, with what it has sent and spent."""
+
+    sent: list[str] = field(default_factory=list)
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    finish_reason: str | None = None
+
+
+class Endpoint:
+    """An OpenAI-compatible endpoint in the place of swift's engine."""
+
+    tokenizer = None
+
+    def __init__(  # noqa: PLR0913 - all by name
+        self,
+        *,
+        url: str,
+        model: str | None,
+        api_key: str,
+        retries: int,
+        timeout: float,
+        extra: dict[str, Any] | None = None,
+    ) -> None:
+        """Makes a client; nothing is sent yet.
+
+        Args:
+            url: Base URL, as http://127.0.0.1:8000/v1.
+            model: Served name; None takes the first of `/models`.
+            api_key: Sent as a bearer token; stands in no message and no file.
+            retries: How often a request is repeated after a fault that may pass.
+            timeout: Seconds for one reply.
+            extra: Further fields of every request.
+        """
+        self.url = url
+        self.model = model or ""
+        self.template: EndpointTemplate | None = None
+        self._key = api_key
+        self._extra = extra
+        self._client = openai.AsyncOpenAI(base_url=url, api_key=api_key, max_retries=retries, timeout=timeout)
+
+    async def close(self) -> None:
+        """Closes the connections."""
+        await self._client.close()
+
+    async def find_model(self) -> str:
+        """Returns the served name, looked up where none was given.
+
+        Raises:
+            EndpointError: No list of models came back, or an empty one.
+        """
+        if not self.model:
+            try:
+                served = [model.id for model in (await self._client.models.list()).data]
+            except (openai.OpenAIError, ValueError, TypeError, AttributeError) as error:
+                raise self._error(error, "/models") from error
+            if not served:
+                raise EndpointError(f"{self.url}/models lists no model; name one with --model")
+            self.model = served[0]
+        return self.model
+
+    async def check_view(self, messages: list[dict[str, Any]], view: Image.Image) -> tuple[int, int | None]:
+        """Counts the tokens that the endpoint makes of a view: with more or fewer, boxes would be out of place.
+
+        Args:
+            messages: The first turns of a trajectory, with one `<image>`.
+            view: The view that goes there.
+
+        Returns:
+            Tokens of the view as this module reckons, and as the endpoint counts; None where it does not say.
+        """
+        assert self.template is not None  # noqa: S101 - for mypy: the caller set it
+        area = (self.template._patch * MERGE) ** 2  # noqa: SLF001 - our own
+        expected = view.width * view.height // area
+        uri = await asyncio.to_thread(plugin.to_data_uri, view)
+        counts = []
+        for images in ([uri], []):
+            completion = await self._complete(to_openai(messages, images), {"max_tokens": 1, "temperature": 0.0})
+            counts.append(completion.usage.prompt_tokens if completion.usage else 0)
+        return expected, counts[0] - counts[1] if all(counts) else None
+
+    async def infer_async(self, infer_request: EvalRequest, request_config: Any, **_: Any) -> Any:
+        """Gets the next turn of a trajectory; what swift's engine would be asked for."""
+        for image in infer_request.images[len(infer_request.sent) :]:
+            infer_request.sent.append(await asyncio.to_thread(self._encode, image))
+        options = {
+            name: value
+            for name in ("max_tokens", "temperature", "top_p", "seed")
+            if (value := getattr(request_config, name)) is not None
+        }
+        completion = await self._complete(to_openai(infer_request.messages, infer_request.sent), options)
+        choice, usage = completion.choices[0], completion.usage
+        prompt, spent = (usage.prompt_tokens, usage.completion_tokens) if usage else (0, 0)
+        infer_request.prompt_tokens += prompt
+        infer_request.completion_tokens += spent
+        infer_request.finish_reason = choice.finish_reason
+        message = ChatMessage(role="assistant", content=choice.message.content or "")
+        swift_choice = ChatCompletionResponseChoice(0, message, choice.finish_reason, token_ids=[])
+        return ChatCompletionResponse(self.model, [swift_choice], UsageInfo(prompt, spent, prompt + spent))
+
+    def _encode(self, image: Any) -> str:
+        assert self.template is not None  # noqa: S101 - for mypy: the caller set it
+        if not isinstance(image, Image.Image):
+            image = Image.open(io.BytesIO(plugin.image_bytes(image)))
+        return plugin.to_data_uri(self.template.scale(load_image(image)))
+
+    async def _complete(self, messages: list[dict[str, Any]], options: dict[str, Any]) -> Any:
+        try:
+            completion = await self._client.chat.completions.create(
+                model=self.model,
+                messages=messages,  # type: ignore[arg-type]  # plain dicts
+                extra_body=self._extra,
+                **options,
+            )
+        except openai.APIStatusError as error:
+            if error.status_code in (400, 413, 422):
+                raise RefusedError(f"status {error.status_code}: {self._quote(error.message)}") from error
+            raise self._error(error, "/chat/completions") from error
+        except (openai.OpenAIError, ValueError) as error:
+            raise self._error(error, "/chat/completions") from error
+        if not getattr(completion, "choices", None):
+            raise EndpointError(f"{self.url} answered with no chat completion: {self._quote(repr(completion))}")
+        return completion
+
+    def _error(self, error: Exception, path: str) -> EndpointError:
+        cause = f"{type(error).__name__}: {error}"
+        if error.__cause__ is not None:
+            cause += f" ({error.__cause__})"
+        retries = f" after {self._client.max_retries} retries" if isinstance(error, openai.APIConnectionError) else ""
+        return EndpointError(
+            f"{self.url}{path} failed{retries}: {self._quote(cause)}. Is the server up, and is --url its base URL, "
+            "as http://127.0.0.1:8000/v1?"
+        )
+
+    def _quote(self, text: str) -> str:
+        return text.replace(self._key, "***")[:500]
+
+
+def to_openai(messages: Sequence[dict[str, Any]], images: Sequence[str]) -> list[dict[str, Any]]:
+    """Puts images in the place of their tags, turn by turn; those that are not there leave no trace."""
+    rest = iter(images)
+    turns = []
+    for message in messages:
+        first, *after = str(message["content"]).split("<image>") if message["role"] == "user" else [message["content"]]
+        parts: list[dict[str, Any]] = [{"type": "text", "text": first}]
+        for text in after:
+            if (uri := next(rest, None)) is not None:
+                parts.append({"type": "image_url", "image_url": {"url": uri}})
+            parts.append({"type": "text", "text": text})
+        parts = [part for part in parts if part["type"] != "text" or part["text"]]
+        plain = len(parts) == 1 and parts[0]["type"] == "text"
+        turns.append({"role": message["role"], "content": parts[0]["text"] if plain else parts})
+    return turns
+
+
+class EvalScheduler(plugin.DeepEyesScheduler):
+    """The scheduler of the plugin, in front of an endpoint."""
+
+    def __init__(self, endpoint: Endpoint, max_turns: int) -> None:
+        """Makes a scheduler; `endpoint.template` must be set."""
+        super().__init__(infer_engine=endpoint, max_turns=max_turns)
+
+    def set_assistant_message_token_ids(self, infer_request: Any, token_ids: list[int]) -> None:
+        """Keeps the text of a turn: an endpoint gives and takes no token ids."""
+
+    async def view(self, source: Any) -> plugin.View:
+        """Returns the view of an image; the trajectory then finds it made."""
+        return await asyncio.wrap_future(self._processor.view(source, None, self._pool))

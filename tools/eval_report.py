@@ -1,0 +1,370 @@
+"""What came out: answers read by rule and by the judge, accuracy by category, traces for `report`, runs compared.
+
+An answer to a question with options is read by rule where it names one, by letter or by text, and goes to the judge
+where the rule is unsure. A free answer is right where it equals the reference, and goes to the judge otherwise. Both
+ways are counted apart. An answer that the judge could not be asked about counts as wrong and is reported as unread.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections import Counter
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+from eval_bench import LETTERS
+from eval_stats import Share, accuracy, compare
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+    from pathlib import Path
+
+    import deepeyes_plugin as plugin
+
+BY_RULE = ("rule", "equal", "math", "too_long", "forged")
+BY_JUDGE = ("judge", "unparseable")
+UNREAD = "unread"
+LISTED = 20
+"""Bad rows that the terminal shows; the JSON has all of them."""
+
+_LEAD = re.compile(
+    r"^(?:(?:so|thus|therefore|hence),? )?(?:the |my )?(?:(?:correct|right|final|best) )?(?:answer|option|choice)\b"
+    r"(?: is)?[\s:]*",
+    re.IGNORECASE,
+)
+
+
+def read_choice(answer: str, options: Sequence[str]) -> int | None:
+    """Returns the place of the option that an answer names beyond doubt, else None.
+
+    Named is an option by its letter alone, by its text alone, or by its letter with any text that does not name
+    another one.
+    """
+
+    def plain(text: str) -> str:
+        return " ".join(text.split()).strip("*_`\"' ").rstrip(".!,;: ").casefold()
+
+    if boxed := re.search(r"\\boxed{([^{}]*)}", answer):
+        answer = boxed[1]
+    answer = " ".join(answer.split()).strip("*_`\"' ")
+    texts = [plain(option) for option in options]
+    if plain(answer) in texts and len(plain(answer)) > 1:
+        return texts.index(plain(answer))
+    answer = _LEAD.sub("", answer).strip("*_`\"' ")
+    if alone := re.fullmatch(r"\W*([A-Za-z])\W*", answer):
+        place = LETTERS.find(alone[1].upper())
+        return place if place < len(options) else None
+    if plain(answer) in texts:
+        return texts.index(plain(answer))
+    led = re.match(r"\W*([A-Z])\W*[).:,]\W*(.+)", answer)
+    place = LETTERS.find(led[1]) if led else len(options)
+    if led is None or place >= len(options):
+        return None
+    others = {texts.index(plain(led[2]))} if plain(led[2]) in texts else set()
+    others |= {LETTERS.find(letter) for letter in re.findall(r"\b([A-Z])\b(?=[).:]|$)", led[2])}
+    return None if others - {place} else place
+
+
+# Verdicts
+
+
+@dataclass(frozen=True)
+class Result:
+    """A finished trajectory with its verdict; `picked` is the letter that the rule read."""
+
+    record: Mapping[str, Any]
+    correct: bool
+    source: str
+    picked: str | None
+
+
+class Verdicts:
+    """Verdicts of the judge that are kept in the folder of a run: a question is judged once."""
+
+    def __init__(self, path: Path, judge: plugin.Judge | None, label: str) -> None:
+        """Opens a file of verdicts.
+
+        Args:
+            path: A file of lines, made where there is none.
+            judge: Who is asked; None leaves unread what the rule can't read.
+            label: Names the judge: another one is asked anew.
+        """
+        self._path, self._judge, self._label = path, judge, label
+        self._known: dict[str, tuple[bool, str]] = {}
+        self.error: Exception | None = None
+        if path.exists():
+            whole = path.read_text(encoding="utf-8").rpartition("\n")[0]
+            self._known = {row["key"]: (row["correct"], row["source"]) for row in map(json.loads, whole.splitlines())}
+
+    def of(self, questions: Sequence[plugin.Question]) -> list[tuple[bool, str]]:
+        """Returns whether each answer is right and who said so. Where the judge fails, `error` says why."""
+        keys = [self._key(question) for question in questions]
+        asked = {key: question for key, question in zip(keys, questions, strict=True) if key not in self._known}
+        if asked and self._judge is not None:
+            try:
+                verdicts = self._judge.verdicts(list(asked.values()))
+            except RuntimeError as error:  # the plugin's JudgeError: all that was played stays
+                self.error = error
+            else:
+                with self._path.open("a", encoding="utf-8") as file:
+                    for key, verdict in zip(asked, verdicts, strict=True):
+                        self._known[key] = (verdict.correct, verdict.source)
+                        file.write(json.dumps({"key": key, **verdict._asdict()}) + "\n")
+        return [self._known.get(key, (False, UNREAD)) for key in keys]
+
+    def _key(self, question: plugin.Question) -> str:
+        return hashlib.sha256(json.dumps([self._label, *question]).encode()).hexdigest()
+
+
+def judge_all(
+    records: Sequence[Mapping[str, Any]], verdicts: Verdicts, rules: plugin.Rules
+) -> tuple[list[Result], list[dict[str, Any]]]:
+    """Reads every answer, by rule or by the judge.
+
+    Returns:
+        The results, and the records completed to traces in the form of the plugin.
+    """
+    import deepeyes_plugin as plugin  # noqa: PLC0415 - heavy; `compare` does without it
+
+    read, waiting = [], []
+    for record in records:
+        trajectory = plugin.Trajectory(
+            plugin.Scoring(record["scoring"]),
+            record["question"],
+            record["reference"],
+            tuple(record["turns"]),
+            tuple(record["observations"]),
+            record["num_zooms"],
+        )
+        reading = plugin.read_answer(trajectory, rules)
+        verdict, picked = reading.settled, None
+        if record["right"] is not None and reading.answer and (verdict is None or verdict.correct):
+            picked = read_choice(reading.answer, record["options"])
+            if picked is not None:
+                verdict = plugin.Verdict(picked == record["right"], "rule")
+        if verdict is None:
+            question = (trajectory.scoring, trajectory.question, trajectory.reference, reading.answer or "")
+            waiting.append(plugin.Question(*question))
+        read.append((record, trajectory, reading, verdict, picked))
+    answers = iter(verdicts.of(waiting))
+    results, traces = [], []
+    for record, trajectory, reading, settled, picked in read:
+        verdict = settled or plugin.Verdict(*next(answers))
+        letter = None if picked is None else LETTERS[picked]
+        results.append(Result(record, verdict.correct, verdict.source, letter))
+        judged = {
+            "answer": reading.answer,
+            "verdict": verdict._asdict(),
+            "score": plugin.score(trajectory, reading, verdict)._asdict(),
+            "weights": plugin.WEIGHTS[trajectory.scoring]._asdict(),
+        }
+        traces.append({**record, **judged})
+    return results, traces
+
+
+def write_traces(directory: Path, traces: Sequence[Mapping[str, Any]], started: float) -> None:
+    """Writes the trajectories where `report` looks for them, in place of those of an earlier call.
+
+    Args:
+        directory: Of the run.
+        traces: From `judge_all`.
+        started: When the run was first started, in seconds since 1970; `report` tells runs apart by it.
+    """
+    sizes = Counter(trace["group"] for trace in traces)
+    temporary = directory / ".trajectories-0.jsonl"
+    with temporary.open("w", encoding="utf-8") as file:
+        for trace in traces:
+            file.write(json.dumps({**trace, "run": started, "group_size": sizes[trace["group"]]}) + "\n")
+    temporary.replace(directory / "trajectories-0.jsonl")
+
+
+# The report
+
+
+def summarise(results: Sequence[Result]) -> dict[str, Any]:
+    """Returns the figures of a category, or of all of them."""
+    count = len(results)
+    groups: dict[str, list[bool]] = {}
+    runs: dict[tuple[str, int], list[bool]] = {}
+    for result in results:
+        groups.setdefault(result.record["group"], []).append(result.correct)
+        runs.setdefault((result.record["group"], result.record["sample"]), []).append(result.correct)
+    share = accuracy(list(groups.values()))
+    sources = Counter(result.source for result in results)
+    right = Counter(result.source for result in results if result.correct)
+    letters = Counter(result.picked for result in results if result.picked)
+    chances = [1 / len(result.record["options"]) for result in results if result.record["options"]]
+    return {
+        "questions": len(groups),
+        "answers": count,
+        "accuracy": share.value,
+        "low": share.low,
+        "high": share.high,
+        "chance": sum(chances) / len(chances) if chances else None,
+        "every_order": sum(map(all, runs.values())) / len(runs) if len(runs) < count else None,
+        "by_rule": {"answers": sum(sources[name] for name in BY_RULE), "right": sum(right[name] for name in BY_RULE)},
+        "by_judge": {
+            "answers": sum(sources[name] for name in BY_JUDGE),
+            "right": sum(right[name] for name in BY_JUDGE),
+        },
+        "unread": sources[UNREAD],
+        "no_answer": sources["no_answer"],
+        "cut_off": sum(result.record["finish_reason"] == "length" for result in results),
+        "zooms": sum(result.record["num_zooms"] for result in results),
+        "zoomed": sum(result.record["num_zooms"] > 0 for result in results),
+        "failed_zooms": dict(
+            Counter(zoom["error"] for one in results for zoom in one.record["zooms"] if zoom["error"])
+        ),
+        "letters": {letter: letters[letter] for letter in sorted(letters)},
+        "prompt_tokens": sum(result.record["tokens"][0] for result in results),
+        "completion_tokens": sum(result.record["tokens"][1] for result in results),
+        "seconds": sum(result.record["seconds"] for result in results),
+    }
+
+
+def make_report(results: Sequence[Result], facts: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the whole report: `facts` of the run, the figures by category, and the score of every question."""
+    categories: dict[str, list[Result]] = {}
+    scores: dict[str, dict[str, Any]] = {}
+    for result in results:
+        categories.setdefault(result.record["category"], []).append(result)
+    for category, members in sorted(categories.items()):
+        for result in members:
+            score = scores.setdefault(result.record["group"], {"category": category, "right": 0, "answers": 0})
+            score["right"] += result.correct
+            score["answers"] += 1
+    return {
+        **facts,
+        "all": summarise(results) if results else None,
+        "categories": {name: summarise(members) for name, members in sorted(categories.items())},
+        "scores": scores,
+    }
+
+
+def table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
+    """Lays out a table: the first column to the left, all others to the right."""
+    lines = [list(header), *[[str(cell) for cell in row] for row in rows]]
+    widths = [max(len(line[column]) for line in lines) for column in range(len(header))]
+    return "\n".join(
+        "  ".join(
+            cell.rjust(width) if column else cell.ljust(width)
+            for column, (cell, width) in enumerate(zip(line, widths, strict=True))
+        )
+        for line in lines
+    )
+
+
+def render(report: Mapping[str, Any]) -> str:
+    """Returns the report as the terminal shows it."""
+    head = f"{report['bench']} | {report['model']} | {'zoom' if report['tool'] else 'no tool'} | {report['options']}"
+    total = report["all"]
+    if total is None:
+        return f"{head}\nnothing was answered"
+    header = (
+        "category",
+        "questions",
+        "answers",
+        "accuracy %",
+        "95 % interval",
+        "by rule",
+        "by judge",
+        "no answer",
+        "zooms",
+        "failed",
+        "tokens",
+    )
+    rows = [
+        (
+            name,
+            block["questions"],
+            block["answers"],
+            f"{100 * block['accuracy']:.1f}",
+            f"{100 * block['low']:.1f} - {100 * block['high']:.1f}",
+            f"{block['by_rule']['right']}/{block['by_rule']['answers']}",
+            f"{block['by_judge']['right']}/{block['by_judge']['answers']}",
+            f"{100 * block['no_answer'] / block['answers']:.1f} %",
+            f"{block['zooms'] / block['answers']:.2f}",
+            sum(block["failed_zooms"].values()),
+            round(block["completion_tokens"] / block["answers"]),
+        )
+        for name, block in [*report["categories"].items(), ("all", total)]
+    ]
+    lines = [head, "", table(header, rows), ""]
+    lines.append("zooms and tokens are per answer; tokens are those that the model wrote")
+    if total["chance"] is not None:
+        letters = ", ".join(f"{letter} {count}" for letter, count in total["letters"].items())
+        lines.append(f"chance {100 * total['chance']:.1f} %; letters picked: {letters or 'none'}")
+    if total["every_order"] is not None:
+        lines.append(f"right in every order of the options: {100 * total['every_order']:.1f} %")
+    if total["failed_zooms"]:
+        lines.append("failed zooms: " + ", ".join(f"{name} {count}" for name, count in total["failed_zooms"].items()))
+    if total["unread"]:
+        lines.append(f"UNREAD: {total['unread']} answers that no judge could be asked about count as wrong")
+    if total["cut_off"]:
+        lines.append(f"cut off at the token limit: {total['cut_off']} answers")
+    lines.append(
+        f"{total['prompt_tokens'] + total['completion_tokens']:,} tokens; {report['wall_seconds']:.0f} s of wall time, "
+        f"{total['seconds'] / total['answers']:.1f} s an answer"
+    )
+    for kind, title in (("bad_rows", "can't be asked"), ("refused", "were refused by the endpoint")):
+        if rows_ := report[kind]:
+            lines.append(f"{len(rows_)} rows {title} and are not in the figures:")
+            lines += [f"  {row['where']}: {row['why']}" for row in rows_[:LISTED]]
+            if len(rows_) > LISTED:
+                lines.append(f"  ... and {len(rows_) - LISTED} more in report.json")
+    lines += [f"note: {note}" for note in report["notes"]]
+    return "\n".join(lines)
+
+
+def compare_runs(first: Mapping[str, Any], second: Mapping[str, Any]) -> tuple[dict[str, Any], str]:
+    """Compares two reports, question by question.
+
+    Returns:
+        The figures by category, and the table.
+
+    Raises:
+        ValueError: The runs have no question in common.
+    """
+    shares = [
+        {group: (score["right"] / score["answers"], score["category"]) for group, score in report["scores"].items()}
+        for report in (first, second)
+    ]
+    common = shares[0].keys() & shares[1].keys()
+    names = sorted({shares[0][group][1] for group in common})
+    figures = {}
+    for name in [*names, "all"]:
+        chosen = [
+            {group: score for group, (score, category) in share.items() if name in (category, "all")}
+            for share in shares
+        ]
+        figures[name] = asdict(compare(*chosen))
+    lines = [
+        (
+            name,
+            figure["questions"],
+            f"{100 * figure['first']:.1f}",
+            f"{100 * figure['second']:.1f}",
+            _signed(Share(**figure["difference"])),
+            figure["better"],
+            figure["worse"],
+            f"{figure['p_value']:.2g}",
+        )
+        for name, figure in figures.items()
+    ]
+    header = ("category", "questions", "A %", "B %", "B - A, 95 % interval", "B better", "B worse", "p (McNemar)")
+    text = [f"{label}: {_title(report)}" for label, report in (("A", first), ("B", second))]
+    text += ["", table(header, lines)]
+    left_out = [len(share.keys() - common) for share in shares]
+    if any(left_out):
+        text.append(f"left out: {left_out[0]} questions that only A answered, {left_out[1]} that only B did")
+    return figures, "\n".join(text)
+
+
+def _title(report: Mapping[str, Any]) -> str:
+    return f"{report['bench']} | {report['model']} | {'zoom' if report['tool'] else 'no tool'}"
+
+
+def _signed(share: Share) -> str:
+    return f"{100 * share.value:+.1f} ({100 * share.low:+.1f} to {100 * share.high:+.1f})"
