@@ -1,0 +1,742 @@
+"""The judge client against a scripted server: every fault, alone and mixed, costs time and never a verdict."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import logging
+import os
+import random
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from datetime import datetime, timedelta, timezone
+from email.utils import format_datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from judge_server import MODEL, JudgeServer, completion, hang, honest, reset, respond, say, stop_halfway, verdict_of
+
+import deepeyes_plugin as deepeyes
+from deepeyes_plugin import Judge, JudgeClient, JudgeError, JudgeSettings, Question, Scoring, Settings, Verdict
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+    from judge_server import Action, Call, Script
+
+KEY = "s3cret-key"
+UNPARSEABLE = Verdict(correct=False, source="unparseable")
+
+
+def questions(count: int, start: int = 0) -> list[Question]:
+    """Distinct questions; a third of the answers is wrong."""
+    return [
+        Question(Scoring.VISUAL, f"What is thing {i}?", "as is right", f"{'right' if i % 3 else 'wrong'} {i}")
+        for i in range(start, start + count)
+    ]
+
+
+def truth(asked: Sequence[Question]) -> list[Verdict]:
+    """The verdicts of a judge that never fails."""
+    return [Verdict(question.answer.startswith("right"), "judge") for question in asked]
+
+
+def first(fault: Action) -> Script:
+    """Does something else at the first call for every question."""
+    return lambda call: honest(call) if call.asked else fault
+
+
+def always(action: Action) -> Script:
+    """Does the same with every call."""
+    return lambda _call: action
+
+
+def settings(*servers: JudgeServer, **changes: Any) -> JudgeSettings:
+    """Quick to lose patience."""
+    values = {"timeout": 5.0, "patience": 20.0, "concurrency": 64, "api_key": KEY, **changes}
+    return JudgeSettings(urls=tuple(server.url for server in servers), **values)
+
+
+def eventually(condition: Callable[[], bool], seconds: float = 5.0) -> bool:
+    """Waits for what other threads do."""
+    end = time.monotonic() + seconds
+    while not condition() and time.monotonic() < end:
+        time.sleep(0.01)
+    return condition()
+
+
+@pytest.fixture
+def server() -> Iterator[JudgeServer]:
+    with JudgeServer() as one:
+        yield one
+
+
+@pytest.fixture
+def other() -> Iterator[JudgeServer]:
+    with JudgeServer() as one:
+        yield one
+
+
+@pytest.fixture
+def connect() -> Iterator[Callable[..., JudgeClient]]:
+    """Makes clients, and closes them in the end."""
+    with contextlib.ExitStack() as stack:
+
+        def make(*servers: JudgeServer, **changes: Any) -> JudgeClient:
+            return stack.enter_context(contextlib.closing(JudgeClient(settings(*servers, **changes))))
+
+        yield make
+
+
+@pytest.fixture
+def log() -> Iterator[list[str]]:
+    """What swift's logger, which does not propagate, is given."""
+    lines: list[str] = []
+    handler = logging.Handler()
+    handler.emit = lambda record: lines.append(record.getMessage())  # type: ignore[method-assign]
+    logger = logging.getLogger("swift")
+    logger.addHandler(handler)
+    yield lines
+    logger.removeHandler(handler)
+
+
+FAULTS = {
+    "reset": reset,
+    "hang": hang,
+    "cut off": stop_halfway,
+    **{f"status {status}": respond(status, b"later") for status in (408, 409, 429, 500, 502, 503, 529)},
+    "retry-after 0": respond(429, b"", "Retry-After: 0\r\n"),
+    "retry-after nonsense": respond(503, b"", "Retry-After: soon\r\n"),
+    "not JSON": respond(200, b"<html>Bad Gateway</html>"),
+    "no body": respond(200, b""),
+    "not UTF-8": respond(200, b"\xff\xfe\x00"),
+    "endless nesting": respond(200, b"[" * 100_000),
+    "JSON, but a list": respond(200, b"[]"),
+    "no choices": respond(200, b'{"choices": []}'),
+    "no message": respond(200, b'{"choices": [{"message": null}]}'),
+    "an error inside status 200": respond(200, b'{"error": {"message": "overloaded"}}'),
+    "no content": say(None),
+    "empty content": say(""),
+    "blank content": say(" \n"),
+    "content in parts": say([{"type": "text", "text": "Judgement: 1"}]),
+    "a megabyte": say("Judgement: 1 " * 100_000),
+    "no HTTP": lambda writer: _write(writer, b"SSH-2.0-OpenSSH_9.6\r\n\r\n"),
+    "wrong gzip": respond(200, completion("Judgement: 1"), "Content-Encoding: gzip\r\n"),
+}
+
+
+async def _write(writer: asyncio.StreamWriter, content: bytes) -> None:
+    writer.write(content)
+    await writer.drain()
+    writer.close()
+
+
+class TestFault:
+    """A fault after which the same call may succeed."""
+
+    @pytest.mark.parametrize("fault", FAULTS.values(), ids=FAULTS.keys())
+    def test_once_a_question_costs_a_retry_and_no_verdict(
+        self, server: JudgeServer, connect: Callable[..., JudgeClient], fault: Action
+    ) -> None:
+        server.script = first(fault)
+        client, asked = connect(server, timeout=0.5), questions(6)
+        assert client.verdicts(asked) == truth(asked)
+        assert client.stats.retries == 6
+        assert (client.stats.calls, client.stats.questions, client.stats.unparseable) == (12, 6, 0)
+
+    def test_faults_of_every_kind_in_2000_calls_change_no_verdict(
+        self, server: JudgeServer, other: JudgeServer, connect: Callable[..., JudgeClient]
+    ) -> None:
+        chance, faults = random.Random(7), [fault for fault in FAULTS.values() if fault is not hang]  # noqa: S311
+
+        def script(call: Call) -> Action:
+            roll = chance.random()
+            return hang if roll < 0.002 else chance.choice(faults) if roll < 0.2 else honest(call)
+
+        server.script = other.script = script
+        client, asked = connect(server, other, timeout=1.0), questions(2000)
+        assert client.verdicts(asked) == truth(asked)
+        assert 200 < client.stats.retries < 1000
+        assert client.stats.calls == client.stats.retries + 2000
+
+    @pytest.mark.parametrize("pieces", [3, 40])
+    def test_reply_in_pieces_is_put_together(
+        self, server: JudgeServer, connect: Callable[..., JudgeClient], pieces: int
+    ) -> None:
+        server.script = lambda call: say(verdict_of(call.answer), pieces=pieces)
+        client, asked = connect(server), questions(4)
+        assert client.verdicts(asked) == truth(asked)
+        assert client.stats.retries == 0
+
+    def test_reply_of_100_kb_is_read(self, server: JudgeServer, connect: Callable[..., JudgeClient]) -> None:
+        server.script = lambda call: say(f"{verdict_of(call.answer)}\n{'It says so. ' * 9000}")
+        client, asked = connect(server), questions(4)
+        assert client.verdicts(asked) == truth(asked)
+        assert client.stats.retries == 0
+
+    @pytest.mark.parametrize("form", ["seconds", "date"])
+    def test_retry_after_is_waited_for_even_if_other_calls_succeed(
+        self, server: JudgeServer, connect: Callable[..., JudgeClient], form: str
+    ) -> None:
+        def script(call: Call) -> Action:
+            if call.answer != "wrong 0" or call.asked:
+                return honest(call)
+            when = format_datetime(datetime.now(timezone.utc) + timedelta(seconds=2), usegmt=True)
+            return respond(429, b"", f"Retry-After: {'1.0' if form == 'seconds' else when}\r\n")
+
+        server.script, server.latency = script, 0.05
+        client, asked = connect(server), questions(2)
+        assert client.verdicts(asked) == truth(asked)
+        times = [call.time for call in server.calls if call.answer == "wrong 0"]
+        assert 0.95 < times[1] - times[0] < 3
+
+    @given(st.integers(1, 10_000), st.floats(0, 1))
+    def test_backoff_grows_to_a_limit(self, failures: int, jitter: float) -> None:
+        delay = deepeyes.backoff(failures, jitter)
+        assert deepeyes.MIN_BACKOFF / 2 <= delay <= deepeyes.MAX_BACKOFF
+        assert deepeyes.backoff(failures + 1, jitter) >= delay
+        assert deepeyes.backoff(1, 0) != deepeyes.backoff(1, 1)
+
+
+class TestRefusal:
+    """What no retry can mend is an error at once."""
+
+    @pytest.mark.parametrize("status", [400, 401, 403, 404, 413, 422])
+    def test_other_4xx_raise_with_the_servers_own_words(
+        self, server: JudgeServer, connect: Callable[..., JudgeClient], status: int
+    ) -> None:
+        server.script = always(respond(status, b'{"message": "prompt of 9000 tokens\\nis too long"}'))
+        start = time.monotonic()
+        with pytest.raises(JudgeError, match=rf"{server.url} .*status {status}: .*prompt of 9000 tokens") as caught:
+            connect(server, patience=60).verdicts(questions(100))
+        assert time.monotonic() - start < 5
+        assert len(server.calls) <= 64
+        assert "\n" not in str(caught.value)
+
+    def test_one_refusal_among_many_answers_raises(
+        self, server: JudgeServer, connect: Callable[..., JudgeClient]
+    ) -> None:
+        server.script = lambda call: respond(400, b"no") if call.answer == "right 50" else honest(call)
+        with pytest.raises(JudgeError, match="status 400: 'no'"):
+            connect(server).verdicts(questions(100))
+
+    def test_client_works_after_an_error(self, server: JudgeServer, connect: Callable[..., JudgeClient]) -> None:
+        server.script = always(respond(400, b"no"))
+        client, asked = connect(server), questions(10)
+        with pytest.raises(JudgeError):
+            client.verdicts(asked)
+        server.script = honest
+        assert client.verdicts(asked) == truth(asked)
+
+
+class TestOutage:
+    """A judge that is gone for a while costs time; one that is gone for good ends the training."""
+
+    def test_judge_that_dies_and_comes_back_costs_no_verdict(
+        self, server: JudgeServer, connect: Callable[..., JudgeClient]
+    ) -> None:
+        server.latency = 0.01
+        client, asked = connect(server, concurrency=8), questions(300)
+        with ThreadPoolExecutor(1) as pool:
+            verdicts = pool.submit(client.verdicts, asked)
+            assert eventually(lambda: len(server.calls) > 50)
+            server.stop()
+            time.sleep(0.5)
+            assert not verdicts.done()
+            server.start()
+            assert verdicts.result(30) == truth(asked)
+        assert client.stats.retries > 0
+
+    def test_judge_that_starts_later_is_waited_for(
+        self, server: JudgeServer, connect: Callable[..., JudgeClient]
+    ) -> None:
+        server.stop()
+        client, asked = connect(server), questions(80)
+        with ThreadPoolExecutor(1) as pool:
+            verdicts = pool.submit(client.verdicts, asked)
+            time.sleep(0.5)
+            server.start()
+            assert verdicts.result(30) == truth(asked)
+
+    @pytest.mark.parametrize(
+        ("fault", "cause"),
+        [
+            (None, "ClientConnectorError"),
+            (hang, r"no reply in 0\.4 s"),
+            (reset, "Server disconnected|reset"),
+            (respond(503, b"loading"), "status 503: 'loading'"),
+            (respond(429, b"slow down", "Retry-After: 30\r\n"), "status 429: 'slow down'"),
+            (say(""), "a reply with no text"),
+        ],
+        ids=["refused", "hang", "reset", "503", "retry-after longer than the patience", "empty"],
+    )
+    def test_outage_past_the_patience_raises_one_error_that_says_all(
+        self,
+        server: JudgeServer,
+        other: JudgeServer,
+        connect: Callable[..., JudgeClient],
+        fault: Action | None,
+        cause: str,
+    ) -> None:
+        for one in (server, other):
+            if fault is None:
+                one.stop()
+            else:
+                one.script = always(fault)
+        client = connect(server, other, patience=1.0, timeout=0.4)
+        start = time.monotonic()
+        with pytest.raises(JudgeError, match=cause) as caught:
+            client.verdicts(questions(100))
+        assert 1.0 <= time.monotonic() - start < 3.0
+        message = str(caught.value)
+        for part in (server.url, other.url, "DEEPEYES_JUDGE_PATIENCE=1", "bash deploy_judge.sh", "DEEPEYES_JUDGE=rule"):
+            assert part in message
+        assert 1.0 <= float(message.partition("answered for ")[2].split()[0]) < 3.0
+
+    def test_models_that_hang_end_in_time_too(self, server: JudgeServer, connect: Callable[..., JudgeClient]) -> None:
+        """All calls of a batch wait for the one request to `/models`; none of them starts another wait after it."""
+        with socket.create_server(("127.0.0.1", 0)) as listener:
+            server.port = listener.getsockname()[1]
+            client = connect(server, patience=1.0, timeout=0.4)
+            start = time.monotonic()
+            with pytest.raises(JudgeError, match=r"no reply in 0\.4 s"):
+                client.verdicts(questions(64))
+            assert time.monotonic() - start < 3.0
+
+    def test_slow_judge_outlasts_the_patience(self, server: JudgeServer, connect: Callable[..., JudgeClient]) -> None:
+        """The patience is for silence, and not for a batch."""
+        server.latency = 0.2
+        asked = questions(8)
+        assert connect(server, patience=0.5, concurrency=1).verdicts(asked) == truth(asked)
+
+
+class TestReplicas:
+    """Several URLs."""
+
+    def test_load_is_shared(self, server: JudgeServer, other: JudgeServer, connect: Callable[..., JudgeClient]) -> None:
+        server.latency = other.latency = 0.02
+        asked = questions(400)
+        assert connect(server, other).verdicts(asked) == truth(asked)
+        assert 120 < len(server.calls) < 280
+        assert max(server.most, other.most) <= 33
+
+    def test_dead_one_is_passed_over(
+        self, server: JudgeServer, other: JudgeServer, connect: Callable[..., JudgeClient]
+    ) -> None:
+        other.stop()
+        server.latency = 0.02
+        client, asked = connect(server, other), questions(400)
+        assert client.verdicts(asked) == truth(asked)
+        assert len(server.calls) == 400
+        assert client.stats.retries < 64
+
+    def test_hanging_one_holds_up_one_burst_and_then_single_calls(
+        self, server: JudgeServer, other: JudgeServer, connect: Callable[..., JudgeClient]
+    ) -> None:
+        server.latency, other.script = 0.01, always(hang)
+        client, asked = connect(server, other, timeout=0.5, concurrency=16), questions(600)
+        start = time.monotonic()
+        assert client.verdicts(asked) == truth(asked)
+        assert time.monotonic() - start < 4
+        assert 1 <= len(other.calls) <= 8 + 4
+
+    def test_one_that_comes_back_is_used_again(
+        self, server: JudgeServer, other: JudgeServer, connect: Callable[..., JudgeClient]
+    ) -> None:
+        server.latency = other.latency = 0.01
+        other.stop()
+        client = connect(server, other)
+        client.verdicts(questions(100))
+        other.start()
+        time.sleep(0.5)
+        asked = questions(400, start=100)
+        assert client.verdicts(asked) == truth(asked)
+        assert len(other.calls) > 100
+
+
+class TestModel:
+    """The first use asks each server for its model."""
+
+    def test_models_is_asked_once_and_its_first_is_named_in_the_log(
+        self, server: JudgeServer, connect: Callable[..., JudgeClient], log: list[str]
+    ) -> None:
+        server.models = ("first", "second")
+        client = connect(server)
+        client.verdicts(questions(100))
+        client.verdicts(questions(100, start=100))
+        assert server.searches == 1
+        assert {call.body["model"] for call in server.calls} == {"first"}
+        assert log == [f"judge: 'first' at {server.url}"]
+
+    def test_setting_chooses_among_them(self, server: JudgeServer, connect: Callable[..., JudgeClient]) -> None:
+        server.models = ("first", "second")
+        asked = questions(3)
+        assert connect(server, model="second").verdicts(asked) == truth(asked)
+        assert {call.body["model"] for call in server.calls} == {"second"}
+
+    def test_judge_that_restarts_with_another_model_costs_no_verdict(
+        self, server: JudgeServer, connect: Callable[..., JudgeClient], log: list[str]
+    ) -> None:
+        client = connect(server)
+        client.verdicts(questions(10))
+        server.models = ("judge-7b",)
+        asked = questions(100, start=10)
+        assert client.verdicts(asked) == truth(asked)
+        assert log == [f"judge: {name!r} at {server.url}" for name in (MODEL, "judge-7b")]
+
+    def test_model_that_is_not_served_raises_with_the_servers_own_words(
+        self, server: JudgeServer, connect: Callable[..., JudgeClient]
+    ) -> None:
+        with pytest.raises(JudgeError, match="The model `gpt-9` does not exist"):
+            connect(server, model="gpt-9").verdicts(questions(3))
+
+    @pytest.mark.parametrize(
+        "reply",
+        [
+            pytest.param((200, b'{"engine_type": "AsyncLLMEngine", "enable_multi_turn": true}'), id="open"),
+            pytest.param((401, b'{"detail":"Missing bearer token"}'), id="with an API key"),
+        ],
+    )
+    def test_rollout_server_is_told_apart_by_name(
+        self, server: JudgeServer, connect: Callable[..., JudgeClient], reply: tuple[int, bytes]
+    ) -> None:
+        server.routes = {
+            ("GET", "/v1/models"): (404, b'{"detail":"Not Found"}'),
+            ("POST", "/get_engine_type/"): reply,
+        }
+        with pytest.raises(JudgeError, match=rf"{server.url} is a rollout server .*DEEPEYES_JUDGE_URLS"):
+            connect(server).verdicts(questions(3))
+
+    @pytest.mark.parametrize("status", [400, 401, 404])
+    def test_server_without_models_raises_at_once(
+        self, server: JudgeServer, connect: Callable[..., JudgeClient], status: int
+    ) -> None:
+        server.routes = {("GET", "/v1/models"): (status, b"nothing here")}
+        with pytest.raises(JudgeError, match=rf"/models answered with status {status}: 'nothing here'.*JUDGE_MODEL"):
+            connect(server).verdicts(questions(3))
+
+    def test_gateway_without_models_serves_a_named_one(
+        self, server: JudgeServer, connect: Callable[..., JudgeClient]
+    ) -> None:
+        server.routes = {("GET", "/v1/models"): (404, b"")}
+        asked = questions(3)
+        assert connect(server, model=MODEL).verdicts(asked) == truth(asked)
+
+    @pytest.mark.parametrize("body", [b"<html>", b"[]", b'{"data": []}', b'{"data": [{}]}', b"[" * 100_000])
+    def test_models_that_make_no_sense_are_asked_for_again(
+        self, server: JudgeServer, connect: Callable[..., JudgeClient], body: bytes
+    ) -> None:
+        server.routes = {("GET", "/v1/models"): (200, body)}
+        with pytest.raises(JudgeError, match=r"no list of models|an empty list"):
+            connect(server, patience=0.5).verdicts(questions(3))
+
+
+class TestReply:
+    """What is asked, and what becomes of a reply without a verdict."""
+
+    def test_request_is_bounded_and_its_fixed_part_comes_first(
+        self, server: JudgeServer, connect: Callable[..., JudgeClient]
+    ) -> None:
+        connect(server).verdicts(questions(2))
+        first_call, second_call = server.calls
+        assert first_call.body["max_tokens"] == deepeyes.MAX_VERDICT_TOKENS
+        assert first_call.body["temperature"] == 0
+        assert first_call.headers["authorization"] == f"Bearer {KEY}"
+        fixed = deepeyes.VISUAL_PROMPT.partition("{question}")[0]
+        assert len(fixed) > 0.9 * len(deepeyes.VISUAL_PROMPT)
+        assert first_call.prompt.startswith(fixed)
+        assert second_call.prompt.startswith(fixed)
+
+    def test_mathematics_has_a_prompt_of_its_own(
+        self, server: JudgeServer, connect: Callable[..., JudgeClient]
+    ) -> None:
+        client = connect(server, math_prompt="Q {question} R {reference} [Model answer] {answer}")
+        client.verdicts([Question(Scoring.MATH, "1 + 1?", "2", "right")])
+        assert server.calls[0].prompt == "Q 1 + 1? R 2 [Model answer] right"
+
+    def test_reply_without_verdict_is_asked_again_with_another_seed(
+        self, server: JudgeServer, connect: Callable[..., JudgeClient], log: list[str]
+    ) -> None:
+        server.script = lambda call: honest(call) if call.body["seed"] == 2 else say("Well, it depends.")
+        client, asked = connect(server), questions(4)
+        assert client.verdicts(asked) == truth(asked)
+        assert sorted(call.body["seed"] for call in server.calls) == [0] * 4 + [1] * 4 + [2] * 4
+        assert all((call.body["temperature"] > 0) == (call.body["seed"] > 0) for call in server.calls)
+        assert (client.stats.unparseable, client.stats.retries) == (0, 0)
+        assert len(log) == 1
+
+    def test_judge_that_never_gives_a_verdict_is_wrong_counted_and_told_once(
+        self, server: JudgeServer, connect: Callable[..., JudgeClient], log: list[str]
+    ) -> None:
+        server.script = lambda call: honest(call) if call.answer.startswith("right") else say("Well,\nit depends.")
+        client, asked = connect(server), questions(30)
+        verdicts = client.verdicts(asked)
+        assert verdicts == [
+            Verdict(correct=True, source="judge") if question.answer.startswith("right") else UNPARSEABLE
+            for question in asked
+        ]
+        assert (client.stats.unparseable, client.stats.calls) == (10, 50)
+        assert log[1].endswith(
+            r"to each of 10 of 30 questions, which count as wrong; the last was 'Well,\nit depends.'"
+        )
+        assert len(log) == 2
+
+
+class TestCallers:
+    """Synchronous and asynchronous callers, threads, loops that come and go, and who loses interest."""
+
+    def test_no_questions_need_no_judge(self, connect: Callable[..., JudgeClient], server: JudgeServer) -> None:
+        assert connect(server).verdicts([]) == []
+        assert server.connections == 0
+
+    def test_equal_questions_are_asked_once_and_answered_in_order(
+        self, server: JudgeServer, connect: Callable[..., JudgeClient]
+    ) -> None:
+        asked = questions(5) * 20
+        random.Random(1).shuffle(asked)  # noqa: S311
+        assert connect(server).verdicts(asked) == truth(asked)
+        assert len(server.calls) == 5
+
+    def test_concurrency_is_reached_and_kept(self, server: JudgeServer, connect: Callable[..., JudgeClient]) -> None:
+        server.latency = 0.1
+        client = connect(server, concurrency=8)
+        with ThreadPoolExecutor(3) as pool:
+            list(pool.map(client.verdicts, [questions(20, start=start) for start in (0, 20, 40)]))
+        assert server.most == 8
+
+    def test_connections_outlive_event_loops(self, server: JudgeServer, connect: Callable[..., JudgeClient]) -> None:
+        server.latency = 0.05
+        client = connect(server)
+        for step in range(3):
+            asked = questions(32, start=32 * step)
+            assert asyncio.run(client.verdicts_async(asked)) == truth(asked)
+        asked = questions(32, start=96)
+        assert client.verdicts(asked) == truth(asked)
+        assert server.connections == 32
+
+    def test_synchronous_call_inside_a_running_loop_works(
+        self, server: JudgeServer, connect: Callable[..., JudgeClient]
+    ) -> None:
+        client, asked = connect(server), questions(4)
+
+        async def reward() -> list[Verdict]:
+            return client.verdicts(asked)
+
+        assert asyncio.run(reward()) == truth(asked)
+
+    def test_cancelled_batch_hangs_up_and_the_client_lives(
+        self, server: JudgeServer, connect: Callable[..., JudgeClient]
+    ) -> None:
+        server.script = always(hang)
+        client, asked = connect(server), questions(10)
+        with pytest.raises(asyncio.TimeoutError):
+            asyncio.run(asyncio.wait_for(client.verdicts_async(asked), 0.5))
+        server.script = honest
+        assert client.verdicts(asked) == truth(asked)
+        assert client.stats.retries == 0
+
+    def test_ctrl_c_ends_the_wait_and_the_calls(self, server: JudgeServer, connect: Callable[..., JudgeClient]) -> None:
+        server.script = always(hang)
+        client, asked = connect(server), questions(10)
+        timer = threading.Timer(0.5, os.kill, (os.getpid(), signal.SIGINT))
+        timer.start()
+        with pytest.raises(KeyboardInterrupt):
+            client.verdicts(asked)
+        timer.join()
+        server.script = honest
+        assert client.verdicts(asked) == truth(asked)
+        assert client.stats.calls == 20
+
+    def test_close_ends_waiting_callers_and_the_thread(self, server: JudgeServer) -> None:
+        server.script = always(hang)
+        before = threading.active_count()
+        client = JudgeClient(settings(server))
+        with ThreadPoolExecutor(1) as pool:
+            waiting = pool.submit(client.verdicts, questions(10))
+            assert eventually(lambda: len(server.calls) == 10)
+            client.close()
+            assert waiting.exception(5) is not None
+        client.close()
+        assert threading.active_count() == before
+
+
+class TestSecrecy:
+    """The key is in the request, and nowhere else."""
+
+    def test_key_that_the_server_echoes_is_in_no_log_and_no_error(
+        self, server: JudgeServer, connect: Callable[..., JudgeClient], log: list[str]
+    ) -> None:
+        server.models = (f"model of {KEY}",)
+        echoes: list[Action] = [
+            respond(400, f"bad key {KEY}".encode()),
+            respond(500, f"bad key {KEY}".encode()),
+            respond(200, f"bad key {KEY}".encode()),
+            say(f"I was sent {KEY}."),
+            lambda writer: _write(writer, f"HTTP/1.1 {KEY}\r\n{KEY}\r\n\r\n".encode()),
+        ]
+        told = []
+        for echo in echoes:
+            server.script = always(echo)
+            client = connect(server, patience=0.3)
+            try:
+                client.verdicts(questions(1))
+            except JudgeError as error:
+                told.append(f"{error!r} {error.__cause__!r} {error.__context__!r}")
+            told.append(repr(client.settings) + repr(client))
+        assert len(told) == 9
+        assert "***" in "".join(told)
+        assert "***" in "".join(log)
+        assert KEY not in "".join((*told, *log))
+
+
+class TestJudge:
+    """What a process knows: the cache, the counters and the log line of a step."""
+
+    @pytest.fixture
+    def judge(self, server: JudgeServer) -> Iterator[Judge]:
+        with contextlib.closing(Judge(Settings(judge=settings(server)))) as one:
+            yield one
+
+    def test_verdicts_are_kept_from_step_to_step(self, server: JudgeServer, judge: Judge) -> None:
+        asked = questions(20)
+        for _ in range(3):
+            assert judge.verdicts(asked + asked[:5]) == truth(asked + asked[:5])
+        assert len(server.calls) == 20
+        assert (judge.stats.questions, judge.stats.calls, judge.stats.cache_hits) == (20, 20, 55)
+
+    def test_two_threads_with_the_same_batch_ask_it_once(self, server: JudgeServer, judge: Judge) -> None:
+        server.latency = 0.05
+        asked = questions(100)
+        with ThreadPoolExecutor(4) as pool:
+            assert list(pool.map(judge.verdicts, [asked, asked[::-1], asked * 2, asked[50:]])) == [
+                truth(asked),
+                truth(asked[::-1]),
+                truth(asked * 2),
+                truth(asked[50:]),
+            ]
+        assert len(server.calls) == 100
+
+    def test_cache_forgets_the_oldest(self, server: JudgeServer, judge: Judge, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(deepeyes, "VERDICT_CACHE_SIZE", 10)
+        judge.verdicts(questions(10))
+        judge.verdicts(questions(1))  # now the youngest
+        asked = questions(15, start=10)  # more than the cache holds
+        assert judge.verdicts([*questions(1), *asked]) == truth([*questions(1), *asked])
+        assert len(server.calls) == 25
+        judge.verdicts(questions(10, start=15))
+        assert len(server.calls) == 25
+        judge.verdicts(questions(5, start=1))
+        assert len(server.calls) == 30
+
+    def test_what_had_no_verdict_is_asked_again_in_the_next_step_only(self, server: JudgeServer, judge: Judge) -> None:
+        server.script = always(say("Well, it depends."))
+        asked = questions(2)
+        for _ in range(4):  # the reward functions of one step
+            assert judge.verdicts(asked) == [UNPARSEABLE] * 2
+        assert (len(server.calls), judge.stats.unparseable) == (6, 2)
+        server.script = honest
+        asked = questions(4)
+        assert judge.verdicts(asked) == truth(asked)
+        assert len(server.calls) == 10
+
+    def test_error_leaves_nothing_behind(self, server: JudgeServer, judge: Judge) -> None:
+        server.script = always(respond(400, b"no"))
+        asked = questions(5)
+        with pytest.raises(JudgeError):
+            judge.verdicts(asked)
+        server.script = honest
+        assert judge.verdicts(asked) == truth(asked)
+
+    @pytest.mark.parametrize("rank", [None, "0", "-1", "1"])
+    def test_a_step_is_one_line_on_the_main_process(
+        self, server: JudgeServer, judge: Judge, log: list[str], monkeypatch: pytest.MonkeyPatch, rank: str | None
+    ) -> None:
+        if rank is None:
+            monkeypatch.delenv("RANK", raising=False)
+        else:
+            monkeypatch.setenv("RANK", rank)
+        server.script, server.latency = first(respond(500, b"")), 0.05
+        for _ in range(4):
+            judge.verdicts(questions(3) * 2)
+        told = [line for line in log if "asked in" in line]
+        assert len(told) == (rank != "1")
+        assert all(line.startswith("judge: 3 asked in 6 calls, 3 known, 3 retries, 0 unparseable, 0.") for line in told)
+        assert judge.stats.seconds > 0.1
+
+    def test_mathematics_comes_before_the_judge(self, server: JudgeServer, judge: Judge) -> None:
+        asked = [Question(Scoring.MATH, "?", r"\frac{1}{2}", "0.5"), Question(Scoring.MATH, "?", "2", "right")]
+        assert judge.verdicts(asked) == [Verdict(correct=True, source="math"), Verdict(correct=True, source="judge")]
+        assert len(server.calls) == 1
+
+    def test_rule_judge_asks_no_server(self, server: JudgeServer) -> None:
+        rule = Settings(judge=settings(server, kind=deepeyes.JudgeKind.RULE))
+        asked = [Question(Scoring.VISUAL, "Colour?", "It is red.", "red"), *questions(1)]
+        with contextlib.closing(Judge(rule)) as judge:
+            assert judge.verdicts(asked) == [
+                Verdict(correct=True, source="rule"),
+                Verdict(correct=False, source="rule"),
+            ]
+        assert server.connections == 0
+
+
+PROCESS = """
+import json, os, sys
+import deepeyes_plugin as deepeyes
+from swift.rewards.orm import orms
+
+answers = ["right 1", "wrong 2", "depends", "right 1"]
+columns = {
+    "data_source": ["vstar"] * 4,
+    "reward_model": [{"ground_truth": "it is right"}] * 4,
+    "extra_info": [{"question": "Which?"}] * 4,
+    "messages": [[{"role": "user", "content": "?"}, {"role": "assistant", "content": "?"}]] * 4,
+}
+def rewards():
+    names = ["deepeyes_reward", "deepeyes_accuracy", "deepeyes_judge_failure"]
+    return [orms[name]()([f"<answer>{answer}</answer>" for answer in answers], **columns) for name in names]
+parent = rewards()
+child = os.fork()
+if child:
+    assert os.waitpid(child, 0)[1] == 0
+    assert rewards() == parent
+else:
+    assert rewards() == parent
+print(json.dumps(parent), flush=True)
+if not child:
+    os._exit(0)  # as multiprocessing ends its children
+"""
+
+
+class TestProcess:
+    """A trainer's process, from import to exit."""
+
+    def test_rewards_ask_once_a_process_and_exit_without_a_trace(self, server: JudgeServer) -> None:
+        server.script = lambda call: say("Well, it depends.") if call.answer == "depends" else honest(call)
+        root = Path(deepeyes.__file__).parent
+        environ = {**os.environ, "DEEPEYES_JUDGE_URLS": server.url, "DEEPEYES_JUDGE_API_KEY": KEY}
+        result = subprocess.run(
+            [sys.executable, "-W", "default::ResourceWarning", "-c", PROCESS],
+            cwd=root,
+            env=environ,
+            capture_output=True,
+            text=True,
+            timeout=300,
+            check=False,
+        )
+        assert result.returncode == 0, result.stderr
+        expected = [[0.8, 0, 0, 0.8], [1, 0, 0, 1], [0, 0, 1, 0]]
+        assert [json.loads(line) for line in result.stdout.splitlines() if line.startswith("[[")] == [expected] * 2
+        asked = [call.answer for call in server.calls]
+        assert sorted(asked) == sorted(["right 1", "wrong 2", *["depends"] * 3] * 2)
+        for word in ("Unclosed", "never awaited", "was destroyed", "never retrieved", KEY):
+            assert word not in result.stdout + result.stderr
+        assert "Exception ignored" not in result.stderr
