@@ -271,8 +271,10 @@ def _look(image: bytes | str | None) -> ImageFacts:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             with Image.open(io.BytesIO(read_image(image))) as opened:
+                opened.load()
                 width, height = opened.size
-                pixels = opened.convert("RGBA" if opened.has_transparency_data else "RGB")
+                mode = "RGBA" if opened.has_transparency_data else "RGB"
+                pixels = (opened if opened.mode == mode else opened.convert(mode)).tobytes()
     except (DataFileError, OSError) as error:
         reason = str(error) if isinstance(error, DataFileError) else f"the image does not decode: {error}"
         return ImageFacts(re.sub(r"<_io.BytesIO object at \w+>", "its bytes", reason))
@@ -280,7 +282,8 @@ def _look(image: bytes | str | None) -> ImageFacts:
         return ImageFacts(f"the image does not decode: {type(error).__name__}: {error}")
     if max(width, height) > MAX_RATIO * min(width, height):
         return ImageFacts(f"a side of the image is more than {MAX_RATIO} times the other; the template refuses it")
-    digest = hashlib.blake2b(pixels.tobytes(), digest_size=16, salt=f"{width}x{height}".encode()[:16])
+    digest = hashlib.sha1(pixels, usedforsecurity=False)  # the fastest that processors bring instructions for
+    digest.update(b"%d" % width)
     return ImageFacts("", width, height, digest.digest())
 
 
