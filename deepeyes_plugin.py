@@ -1951,7 +1951,7 @@ class ImageProcessor:
     def _is_stable(self, image: Image.Image, chat_template_kwargs: dict[str, Any] | None) -> bool:
         """Tells whether the template leaves a view as it is: not where --max_pixels would shrink it once more."""
         try:
-            return self._preprocess(image, chat_template_kwargs)[1].size == image.size
+            return all(step.size == image.size for step in self._preprocess(image, chat_template_kwargs))
         except ValueError:  # rounding made it thinner than the template takes
             return False
 
