@@ -12,6 +12,7 @@ Rows are in the schema of the official files, so everything after this module is
 from __future__ import annotations
 
 import io
+import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -60,14 +61,9 @@ CONTRAST = 60
 MARGIN, FADE = 12, 24
 """Pixels of a card's edge without a pattern, and over which it fades in: keeps its outline out of the view too."""
 
-SYSTEM = (
-    "# Tools\n<tools>\n"
-    '{"name": "image_zoom_in_tool", "parameters": {"bbox_2d": "[x1, y1, x2, y2]"}}\n'
-    "</tools>\n"
-    'Call: <tool_call>{"name": ..., "arguments": ...}</tool_call>'
-)
+SYSTEM = '# Tools\n<tools>\n{"name": "image_zoom_in_tool", "parameters": {"bbox_2d": "[x1, y1, x2, y2]"}}\n</tools>'
 QUESTION = "Which pattern is on the card?"
-FORMAT = "Think, call **image_zoom_in_tool** if needed, answer in <answer>...</answer>."
+FORMAT = "Think, zoom if needed, then <answer>."
 
 Box = tuple[int, int, int, int]
 """x1, y1, x2, y2 in pixels of the view."""
@@ -102,6 +98,12 @@ def card_box(mat: int) -> Box:
     return x, y, x + CELL, y + CELL
 
 
+def on_original(box: Box) -> Box:
+    """Map a box of the view to the original."""
+    x1, y1, x2, y2 = box
+    return SCALE * x1, SCALE * y1, SCALE * x2, SCALE * y2
+
+
 def sample_picture(rng: np.random.Generator) -> Picture:
     """Draw a picture: colours, place and pattern all independent of each other."""
     mats = np.array(MATS) + rng.integers(-JITTER, JITTER + 1, size=(4, 3))
@@ -133,7 +135,7 @@ def draw(picture: Picture) -> Image.Image:
     for mat, colour in enumerate(picture.mats):
         top, left = half * (mat // 2), half * (mat % 2)
         pixels[top : top + half, left : left + half] = colour
-    left, top, right, bottom = (SCALE * edge for edge in picture.box)
+    left, top, right, bottom = on_original(picture.box)
     pixels[top:bottom, left:right] = np.array(picture.card) + _pattern_offsets(picture.pattern)[..., None]
     return Image.fromarray(pixels.astype(np.uint8))
 
@@ -179,3 +181,62 @@ def zoom_turn(box: tuple[int, ...]) -> str:
 def answer_turn(pattern: str, *, zoomed: bool) -> str:
     """Write the assistant's turn that answers, after a zoom or without one."""
     return f"<think>{'It shows.' if zoomed else 'I guess.'}</think>\n<answer>{pattern}</answer>"
+
+
+def trajectory(images: list[str], *, zoom_to: int | None, answer: str) -> dict[str, Any]:
+    """Spell one trajectory for supervised training, in the words in which the scheduler would hold it.
+
+    Args:
+        images: Path of the original and, with a zoom, of the crop.
+        zoom_to: The mat to whose card's place it zooms; None answers at once.
+        answer: What it answers.
+
+    Returns:
+        A row for `swift sft`: messages and images.
+    """
+    messages = [
+        {"role": "system", "content": SYSTEM},
+        {"role": "user", "content": f"<image>\n{QUESTION}\n{FORMAT}"},
+    ]
+    if zoom_to is not None:
+        messages += [
+            {"role": "assistant", "content": zoom_turn(card_box(zoom_to))},
+            {"role": "user", "content": f"<tool_response><image>\n{FORMAT}</tool_response>"},
+        ]
+    messages.append({"role": "assistant", "content": answer_turn(answer, zoomed=zoom_to is not None)})
+    return {"messages": messages, "images": images}
+
+
+def write_mix(folder: Path, count: int, *, seed: int, zooms: float, hits: float) -> Path:
+    """Write trajectories for `swift sft`: some zoom, the others guess at once.
+
+    A zoom to the right place reads the crop; one to a wrong place sees a bare mat, and guesses.
+
+    Args:
+        folder: Where the pictures go.
+        count: Number of trajectories.
+        seed: Seed of pictures and choices.
+        zooms: Share that zooms.
+        hits: Share of those that zoom to the card.
+
+    Returns:
+        The JSONL file.
+    """
+    folder.mkdir(parents=True)
+    rng = np.random.default_rng(seed)
+    lines = []
+    for index, picture in enumerate(sample_pictures(count, seed=seed, split="mix")):
+        original = draw(picture)
+        images = [folder / f"{index}.png"]
+        original.save(images[0])
+        answer, zoom_to = str(rng.choice(list(PATTERNS))), None
+        if rng.random() < zooms:
+            wrong = [mat for mat in range(len(MATS)) if mat != picture.mat]
+            zoom_to = picture.mat if rng.random() < hits else int(rng.choice(wrong))
+            answer = picture.pattern if zoom_to == picture.mat else answer
+            images.append(folder / f"{index}_crop.png")
+            original.crop(on_original(card_box(zoom_to))).save(images[1])
+        lines.append(json.dumps(trajectory(list(map(str, images)), zoom_to=zoom_to, answer=answer)))
+    path = folder / "mix.jsonl"
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return path

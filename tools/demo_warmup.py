@@ -3,15 +3,15 @@
 GRPO rewards what a policy sometimes does already, and random weights never write a valid tool call. A real run starts
 from a pretrained model; here a minute of supervised training on clean trajectories stands in for that. It is plain
 torch and not `swift sft` for speed alone: only the few hundred vocabulary rows that the trajectories use are trained,
-and all others are tied to one shared row for the time, which leaves the softmax over the full vocabulary exact. The
-choice between zooming and guessing is not taught here, but afterwards, by `swift sft`.
+and all others are tied to one shared row for the time, which leaves the softmax over the full vocabulary exact. How
+often to zoom, and how reliably, is set afterwards, by `swift sft`.
 """
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import demo_task as task
 import numpy as np
@@ -20,9 +20,11 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoImageProcessor, AutoTokenizer, Qwen2_5_VLForConditionalGeneration
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
 IMAGE = "<|vision_start|>" + "<|image_pad|>" * (task.VIEW_SIDE // task.CELL) ** 2 + "<|vision_end|>"
+PATCH = 14
 EMBEDDING = "model.embed_tokens.weight"
 DIGIT_WEIGHT, PATTERN_WEIGHT, OTHER_WEIGHT = 2.0, 5.0, 0.2
 """Loss weights of a box's digits, of the answer, and of the text around them, which is the same in all trajectories."""
@@ -37,6 +39,7 @@ class WarmupSettings:
         batch_size: Trajectories a step.
         learning_rate: Peak learning rate; it rises over 20 steps and falls over the last third.
         pictures: Different pictures.
+        guesses: Share of them that are answered at once, without a zoom.
         seed: Seed of the pictures and of their order.
     """
 
@@ -44,32 +47,25 @@ class WarmupSettings:
     batch_size: int = 16
     learning_rate: float = 2e-3
     pictures: int = 256
+    guesses: float = 0.2
     seed: int = 0
 
 
-class Progress(Protocol):
-    """What is told after each step."""
+PROMPT = (
+    f"<|im_start|>system\n{task.SYSTEM}<|im_end|>\n<|im_start|>user\n{IMAGE}\n{task.QUESTION}\n{task.FORMAT}"
+    "<|im_end|>\n<|im_start|>assistant\n"
+)
+OBSERVATION = (
+    f"\n<|im_start|>user\n<tool_response>{IMAGE}\n{task.FORMAT}</tool_response><|im_end|>\n<|im_start|>assistant\n"
+)
 
-    def __call__(self, step: int, steps: int, message: str) -> None:
-        """Take the steps done, the steps in all and a few figures."""
 
-
-def _segments(picture: task.Picture) -> list[tuple[str, bool]]:
+def _segments(picture: task.Picture, *, zooms: bool) -> list[tuple[str, bool]]:
     """Spell a clean trajectory: its pieces of text, each with whether the policy wrote it."""
-    return [
-        (
-            f"<|im_start|>system\n{task.SYSTEM}<|im_end|>\n<|im_start|>user\n{IMAGE}\n{task.QUESTION}\n{task.FORMAT}"
-            "<|im_end|>\n<|im_start|>assistant\n",
-            False,
-        ),
-        (f"{task.zoom_turn(picture.box)}<|im_end|>", True),
-        (
-            f"\n<|im_start|>user\n<tool_response>{IMAGE}\n{task.FORMAT}</tool_response><|im_end|>\n"
-            "<|im_start|>assistant\n",
-            False,
-        ),
-        (f"{task.answer_turn(picture.pattern, zoomed=True)}<|im_end|>", True),
-    ]
+    answer = (f"{task.answer_turn(picture.pattern, zoomed=zooms)}<|im_end|>", True)
+    if not zooms:
+        return [(PROMPT, False), answer]
+    return [(PROMPT, False), (f"{task.zoom_turn(picture.box)}<|im_end|>", True), (OBSERVATION, False), answer]
 
 
 class _Batches:
@@ -77,21 +73,22 @@ class _Batches:
 
     def __init__(self, checkpoint: Path, settings: WarmupSettings) -> None:
         tokenizer: Any = AutoTokenizer.from_pretrained(checkpoint)
-        processor: Any = AutoImageProcessor.from_pretrained(checkpoint)
+        processor: Any = AutoImageProcessor.from_pretrained(checkpoint)  # type: ignore[no-untyped-call]
         pictures = task.sample_pictures(settings.pictures, seed=settings.seed, split="warm-up")
         originals = [task.draw(picture) for picture in pictures]
         side = (task.VIEW_SIDE, task.VIEW_SIDE)
         images = [original.resize(side) for original in originals]
         images += [
-            original.crop(tuple(task.SCALE * edge for edge in picture.box))
-            for original, picture in zip(originals, pictures, strict=True)
+            original.crop(task.on_original(picture.box)) for original, picture in zip(originals, pictures, strict=True)
         ]
         self.pixels = processor(images, return_tensors="pt")["pixel_values"].view(2, len(pictures), -1, 1176)
+        self._rng = np.random.default_rng(settings.seed)
+        self._zooms = self._rng.random(len(pictures)) >= settings.guesses
         encoded = [
-            [(tokenizer(text)["input_ids"], written) for text, written in _segments(picture)] for picture in pictures
+            [(tokenizer(text)["input_ids"], written) for text, written in _segments(picture, zooms=bool(zooms))]
+            for picture, zooms in zip(pictures, self._zooms, strict=True)
         ]
-        guess = tokenizer(task.answer_turn(pictures[0].pattern, zoomed=False))["input_ids"]
-        self.vocabulary = sorted({token for row in encoded for ids, _ in row for token in ids} | set(guess))
+        self.vocabulary = sorted({token for row in encoded for ids, _ in row for token in ids})
         small = {token: at for at, token in enumerate(self.vocabulary)}
         self.image_token = small[tokenizer.convert_tokens_to_ids("<|image_pad|>")]
         self.vision_start = small[tokenizer.convert_tokens_to_ids("<|vision_start|>")]
@@ -107,7 +104,6 @@ class _Batches:
         )
         self.digits = torch.tensor([token in digits for token in self.vocabulary])
         self.answers = torch.tensor([token in answers for token in self.vocabulary])
-        self._rng = np.random.default_rng(settings.seed)
         self._size = settings.batch_size
 
     def draw(self) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
@@ -122,13 +118,14 @@ class _Batches:
             ids[at, : len(row)] = torch.tensor([token for token, _ in row])
             attention[at, : len(row)] = 1
             written[at, : len(row)] = torch.tensor([flag for _, flag in row])
-        side = task.VIEW_SIDE // 14
+        side = task.VIEW_SIDE // PATCH
+        pixels = torch.cat([self.pixels[: 1 + int(self._zooms[at]), at].flatten(0, 1) for at in chosen])
         inputs = {
             "input_ids": ids,
             "attention_mask": attention,
             "mm_token_type_ids": (ids == self.image_token).long(),
-            "pixel_values": self.pixels[:, chosen].transpose(0, 1).reshape(-1, self.pixels.shape[-1]),
-            "image_grid_thw": torch.tensor([[1, side, side]] * (2 * len(rows))),
+            "pixel_values": pixels,
+            "image_grid_thw": torch.tensor([[1, side, side]] * (len(pixels) // side**2)),
         }
         return inputs, written
 
@@ -146,14 +143,14 @@ def _shrink(model: Any, batches: _Batches) -> torch.nn.Embedding:
     return small
 
 
-def warm_up(source: Path, target: Path, settings: WarmupSettings, progress: Progress) -> None:
+def warm_up(source: Path, target: Path, settings: WarmupSettings, progress: Callable[[int, int, str], None]) -> None:
     """Train a checkpoint on clean trajectories.
 
     Args:
         source: The checkpoint to start from; it is left as it is.
         target: Directory of the trained checkpoint; made here, with every file of the source.
         settings: How long and on what.
-        progress: Told after each step.
+        progress: Told after each step: the steps done, the steps in all, and a few figures.
     """
     torch.manual_seed(settings.seed)
     batches = _Batches(source, settings)
@@ -175,7 +172,7 @@ def warm_up(source: Path, target: Path, settings: WarmupSettings, progress: Prog
         losses = torch.nn.functional.cross_entropy(logits, targets, reduction="none")
         weights = batches.weights[targets]
         optimizer.zero_grad()
-        ((losses * weights).sum() / weights.sum()).backward()
+        ((losses * weights).sum() / weights.sum()).backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(parameters, 1.0)
         optimizer.step()
         right = (logits.argmax(1) == targets).float()

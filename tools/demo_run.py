@@ -1,0 +1,199 @@
+"""What the demo needs around its stages: a cache, the child processes of swift, progress lines."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+ROOT = Path(__file__).resolve().parent.parent
+PLUGIN = ROOT / "deepeyes_plugin.py"
+POLL_SECONDS = 0.3
+KILL_AFTER_SECONDS = 5.0
+"""How long a stage may take to end on SIGTERM."""
+LOG_TAIL_LINES = 12
+MODEL_ARGUMENTS = ("--model_type", "qwen2_5_vl", "--template", "qwen2_5_vl", "--torch_dtype", "float32")
+TRAINING_ARGUMENTS = (
+    *("--tuner_type", "full", "--attn_impl", "sdpa", "--gradient_checkpointing", "false"),
+    *("--load_from_cache_file", "false", "--split_dataset_ratio", "0", "--dataloader_num_workers", "0"),
+    *("--lr_scheduler_type", "constant", "--warmup_ratio", "0", "--loss_scale", "default"),
+    *("--logging_steps", "1", "--save_only_model", "true", "--report_to", "none", "--add_version", "false"),
+)
+
+
+class DemoError(RuntimeError):
+    """What the user is told in one line."""
+
+
+def cache_directory(env: Mapping[str, str]) -> Path:
+    """Find the cache: `DEEPEYES_CACHE`, or a folder in the user's cache."""
+    if named := env.get("DEEPEYES_CACHE"):
+        return Path(named)
+    return Path(env.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "deepeyes-swift"
+
+
+def child_environment(env: Mapping[str, str], **settings: str) -> dict[str, str]:
+    """Give the environment of a stage: no GPU, no network, and no setting of the plugin but those given.
+
+    Args:
+        env: The environment to start from.
+        settings: Variables to set.
+    """
+    own = {name: value for name, value in env.items() if not name.startswith("DEEPEYES_")}
+    own.update(
+        CUDA_VISIBLE_DEVICES="",
+        HF_HUB_OFFLINE="1",
+        TOKENIZERS_PARALLELISM="false",
+        # Large freed blocks come back as huge pages, which halves the time of a step.
+        GLIBC_TUNABLES="glibc.malloc.hugetlb=1",
+    )
+    return own | {"DEEPEYES_JUDGE": "rule"} | settings
+
+
+def source_hash(*files: str) -> str:
+    """Hash source files of the tools folder or the plugin, by name."""
+    digest = hashlib.sha256()
+    for name in files:
+        digest.update((PLUGIN if name == PLUGIN.name else ROOT / "tools" / name).read_bytes())
+    return digest.hexdigest()
+
+
+class Cache:
+    """Results of stages, each in a folder whose name says what made it."""
+
+    def __init__(self, directory: Path, tell: Callable[[str], None]) -> None:
+        """Open a cache.
+
+        Args:
+            directory: Where; made when a stage first writes.
+            tell: Told what is reused.
+        """
+        self.directory = directory
+        self._tell = tell
+
+    def stage(self, name: str, made_by: object, make: Callable[[Path], None]) -> Path:
+        """Give the folder of a stage, making it if nothing like it was made before.
+
+        Args:
+            name: Name of the stage.
+            made_by: All that the result follows from; anything that JSON can hold.
+            make: Fills a new folder. When it fails, the folder is kept apart, for its logs, and is never reused.
+        """
+        versions = [version(package) for package in ("ms-swift", "torch", "transformers")]
+        key = hashlib.sha256(json.dumps([name, made_by, versions], sort_keys=True).encode()).hexdigest()[:12]
+        folder = self.directory / f"{name}-{key}"
+        if folder.is_dir():
+            self._tell(f"reused from {folder}")
+            return folder
+        working = self.directory / f"{name}-{key}.unfinished"
+        shutil.rmtree(working, ignore_errors=True)
+        working.mkdir(parents=True)
+        make(working)
+        working.rename(folder)
+        return folder
+
+
+def run_swift(
+    words: Sequence[str], folder: Path, env: Mapping[str, str], on_step: Callable[[dict[str, Any]], None]
+) -> None:
+    """Run swift in a process group of its own, and end the whole group whatever happens here.
+
+    Args:
+        words: The command line after `swift`.
+        folder: Where swift writes `logging.jsonl`; its output goes to `swift.log` there, the command to `command.json`.
+        env: The environment.
+        on_step: Given each line of `logging.jsonl` as it appears.
+
+    Raises:
+        DemoError: swift failed.
+    """
+    command = [str(Path(sys.executable).with_name("swift")), *words, "--output_dir", str(folder)]
+    (folder / "command.json").write_text(json.dumps(command, indent=1), encoding="utf-8")
+    log, steps = folder / "swift.log", _Lines(folder / "logging.jsonl")
+    with log.open("wb") as output:
+        process = subprocess.Popen(  # noqa: S603 - our own command
+            command, stdout=output, stderr=subprocess.STDOUT, env=dict(env), cwd=ROOT, start_new_session=True
+        )
+        try:
+            while process.poll() is None:
+                time.sleep(POLL_SECONDS)
+                for line in steps.new():
+                    on_step(line)
+        finally:
+            _end_group(process)
+    for line in steps.new():
+        on_step(line)
+    if process.returncode:
+        tail = log.read_text(encoding="utf-8", errors="replace").splitlines()[-LOG_TAIL_LINES:]
+        print("\n".join(tail), file=sys.stderr)
+        raise DemoError(f"`swift {words[0]}` ended with status {process.returncode}; its whole output is in {log}")
+
+
+def _end_group(process: subprocess.Popen[bytes]) -> None:
+    """End a process and all that it started."""
+    for number in (signal.SIGTERM, signal.SIGKILL):
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, number)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(KILL_AFTER_SECONDS)
+
+
+class _Lines:
+    """Reads the complete lines that a JSONL file gains."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._offset = 0
+
+    def new(self) -> list[dict[str, Any]]:
+        if not self._path.is_file():
+            return []
+        with self._path.open("rb") as file:
+            file.seek(self._offset)
+            text = file.read()
+        complete = text[: text.rfind(b"\n") + 1]
+        self._offset += len(complete)
+        return [json.loads(line) for line in complete.splitlines()]
+
+
+def read_steps(folder: Path) -> list[dict[str, Any]]:
+    """Read the steps of a GRPO run from swift's `logging.jsonl`."""
+    return [line for line in _Lines(folder / "logging.jsonl").new() if "reward" in line]
+
+
+def summary_of(step: Mapping[str, Any]) -> dict[str, float]:
+    """Give the figures of a step under our own names."""
+    return {
+        "reward": step["rewards/DeepEyesReward/mean"],
+        "accuracy": step["rewards/DeepEyesAccuracy/mean"],
+        "format": step["rewards/DeepEyesFormat/mean"],
+        "tool": step["rewards/DeepEyesTool/mean"],
+        "turns": step["num_turns"],
+    }
+
+
+def grpo_words(model: Path, dataset: Path, *, steps: int, batch: int, generations: int, seed: int) -> list[str]:
+    """Give the command line of `swift rlhf` with the plugin, as far as both forms of the demo share it."""
+    return [
+        *("rlhf", "--rlhf_type", "grpo", "--model", str(model), *MODEL_ARGUMENTS, *TRAINING_ARGUMENTS),
+        *("--external_plugins", str(PLUGIN), str(ROOT / "tools" / "demo_sampling.py")),
+        *("--multi_turn_scheduler", "deepeyes_scheduler", "--max_turns", "2", "--use_vllm", "false"),
+        *("--reward_funcs", "deepeyes_reward", "deepeyes_accuracy", "deepeyes_format", "deepeyes_tool"),
+        *("--reward_weights", "1", "0", "0", "0"),
+        *("--dataset", str(dataset), "--columns", '{"prompt": "messages"}', "--remove_unused_columns", "false"),
+        *("--max_steps", str(steps), "--per_device_train_batch_size", str(batch)),
+        *("--num_generations", str(generations), "--loss_type", "bnpo", "--beta", "0"),
+        *("--temperature", "1", "--top_k", "20", "--top_p", "1", "--seed", str(seed), "--data_seed", str(seed)),
+    ]
