@@ -36,7 +36,11 @@
 #   DEEPSPEED              of TUNER    zero3 for full, zero2 for lora; none turns it off
 #   REPORT_TO              tensorboard or swanlab, wandb, several with a space between
 #   OUTPUT_DIR             ./output
+#   ROLLOUT_WAIT           900         seconds that train waits for the rollout server to load
+#   DOCTOR                 true        false: train without the preflight, `bash deepeyes.sh doctor --quick`
 #   SWIFT                  the swift of .venv, else the one on PATH
+#
+# A run that ended goes on with `bash deepeyes.sh train --resume_from_checkpoint output/v0-.../checkpoint-20`.
 #
 # The plugin has settings of its own, DEEPEYES_*, in the head of deepeyes_plugin.py; set them for both commands too.
 set -euo pipefail
@@ -66,6 +70,10 @@ usage: bash deepeyes.sh [COMMAND] [ARGUMENTS]
 
   train    (default) GRPO with swift rlhf; --dry-run prints the command, other arguments go to swift
   rollout  the server that plays the trajectories, with swift rollout; likewise
+  data     download the official files and check every row; or check your own
+  doctor   find what would stop a run, and say how to mend it
+  report   one HTML page of a run: curves and trajectories
+  eval     V*Bench, HR-Bench or own rows, with the zoom that trained the model
   demo     train a tiny model on this machine, on the CPU
   setup    [gpu|cpu] make .venv from the locked requirements; gpu where nvidia-smi answers, else cpu
   test     set up if need be, then lint, type-check and test; arguments go to pytest
@@ -90,6 +98,15 @@ find_swift() {
   else
     command -v swift || die "swift is not installed; run: bash deepeyes.sh setup"
   fi
+}
+
+# The Python that runs swift: a command that pip installs has it beside itself.
+python_of_swift() {
+  local swift python
+  swift="$(find_swift)"
+  python="$(dirname "$swift")/python"
+  [[ -x "$python" ]] || die "$swift has no python beside it; name a swift that has one: SWIFT=/path/to/bin/swift"
+  printf '%s\n' "$python"
 }
 
 require_whole() { # NAME VALUE...: every value is a whole number above 0
@@ -135,6 +152,19 @@ require_free_port() { # NAME PORT HOST
   if answers "${3/0.0.0.0/127.0.0.1}" "$2"; then die "$1=$2 is taken: something listens there; stop it, or set $1"; fi
 }
 
+# Until something accepts connections there, with a line now and then.
+await_port() { # HOST PORT SECONDS WHAT COMMAND
+  local started=$SECONDS told=-15
+  until answers "$1" "$2"; do
+    if ((SECONDS - started > $3)); then die "$4 did not answer at $1:$2 within $3 seconds; start it with: $5"; fi
+    if ((SECONDS - told >= 15)); then
+      told=$SECONDS
+      say "waiting for $4 at $1:$2; it is started with: $5"
+    fi
+    sleep 1
+  done
+}
+
 # Print a command as one line for the shell, or become it.
 run_command() { # DRY_RUN COMMAND...
   if [[ "$1" == true ]]; then
@@ -170,6 +200,8 @@ read_settings() {
   use_vllm="${USE_VLLM:-$vllm}"
   rollout_host="${ROLLOUT_HOST:-127.0.0.1}"
   rollout_port="${ROLLOUT_PORT:-8001}"
+  rollout_wait="${ROLLOUT_WAIT:-900}"
+  doctor="${DOCTOR:-true}"
   max_turns="${MAX_TURNS:-5}"
   max_pixels="${MAX_PIXELS:-602112}"
   max_completion_length="${MAX_COMPLETION_LENGTH:-2048}"
@@ -180,6 +212,8 @@ read_settings() {
   require_one_of TUNER "$tuner" full lora
   require_one_of USE_VLLM "$use_vllm" true false
   require_whole ROLLOUT_PORT "$rollout_port"
+  require_whole ROLLOUT_WAIT "$rollout_wait"
+  require_one_of DOCTOR "$doctor" true false
   require_whole MAX_TURNS "$max_turns"
   require_whole MAX_PIXELS "$max_pixels"
   require_whole MAX_COMPLETION_LENGTH "$max_completion_length"
@@ -332,6 +366,15 @@ train() { # DRY_RUN ARGUMENTS...
 
   say "one update: $prompts prompts x $generations generations = $processes processes x $batch x $accumulation accumulated"
   if ((prompts < 16)); then say "warning: PROMPTS_PER_STEP=$prompts; below 16 an update is mostly noise"; fi
+  if [[ "$dry_run" == false ]]; then
+    if [[ "$use_vllm" == true ]]; then
+      await_port "$rollout_host" "$rollout_port" "$rollout_wait" "the rollout server" "bash deepeyes.sh rollout"
+    fi
+    if [[ "$doctor" == true ]]; then
+      "$(python_of_swift)" "$HERE/tools/doctor.py" --for train --quick -- "$@" ||
+        die "not started; mend the errors above, or train without this check: DOCTOR=false bash deepeyes.sh train"
+    fi
+  fi
   run_command "$dry_run" env "${environment[@]}" "$swift" rlhf "${arguments[@]}" "$@"
 }
 
@@ -459,7 +502,7 @@ run_tool() { # NAME ARGUMENTS...
   [[ -f "$tool" ]] || die "this checkout has no tools/$1.py"
   shift
   if [[ -z "${SWIFT:-}" ]]; then ensure_setup; fi
-  python="$(dirname "$(find_swift)")/python"
+  python="$(python_of_swift)"
   exec "$python" "$tool" "$@"
 }
 

@@ -31,7 +31,7 @@ from swift.dataset import DATASET_MAPPING
 from swift.utils import parse_args
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
 PROJECT = Path(__file__).parents[1]
 LAYOUTS = {  # processes that train, as NPROC_PER_NODE; None: no torchrun
@@ -66,6 +66,13 @@ if argv[0] == "deploy":
             self.end_headers()
     port = int(argv[argv.index("--port") + 1])
     http.server.HTTPServer(("127.0.0.1", port), Handler).serve_forever()
+"""
+
+# Stands for the preflight: records its arguments, and finds an error where it is told to.
+STUB_DOCTOR = """
+import json, os, pathlib, sys
+pathlib.Path(os.environ["STUB_CALLS"]).with_name("doctor.json").write_text(json.dumps(sys.argv[1:]))
+sys.exit("BAD" in os.environ)
 """
 
 
@@ -106,13 +113,24 @@ def sandbox(tmp_path: Path) -> Sandbox:
         shutil.copy(PROJECT / name, folder)
     for name in OFFICIAL_FILES:
         (folder / "data" / name).touch()
+    doctor = folder / "tools" / "doctor.py"
+    doctor.parent.mkdir()
+    doctor.write_text(STUB_DOCTOR)
     stub = tmp_path / "bin" / "swift"
     stub.parent.mkdir()
+    (stub.parent / "python").symlink_to(sys.executable)
     stub.write_text(STUB)
     stub.chmod(0o755)
     calls = tmp_path / "calls.jsonl"
     env = {"PATH": f"{stub.parent}:/usr/bin:/bin", "HOME": str(tmp_path), "STUB_CALLS": str(calls)}
     return Sandbox(folder, calls, env)
+
+
+@pytest.fixture
+def rollout_port() -> Iterator[str]:
+    """Give a port at which something listens, as the rollout server would."""
+    with closing(socket.create_server(("127.0.0.1", 0))) as server:
+        yield str(server.getsockname()[1])
 
 
 def option(argv: list[str], name: str) -> list[str]:
@@ -154,21 +172,40 @@ def assert_refused(result: subprocess.CompletedProcess[str], message: str) -> No
 class TestTrain:
     """`deepeyes.sh train`."""
 
-    def test_no_command_at_all_trains(self, sandbox: Sandbox) -> None:
-        assert sandbox.run("deepeyes.sh").returncode == 0
+    def test_no_command_at_all_trains(self, sandbox: Sandbox, rollout_port: str) -> None:
+        assert sandbox.run("deepeyes.sh", ROLLOUT_PORT=rollout_port).returncode == 0
         (call,) = sandbox.calls
         assert call["argv"][:3] == ["rlhf", "--rlhf_type", "grpo"]
 
     @pytest.mark.parametrize("layout", LAYOUTS)
-    def test_dry_run_prints_exactly_what_a_run_calls(self, sandbox: Sandbox, layout: str) -> None:
-        dry = sandbox.run("deepeyes.sh", "train", "--dry-run", "--seed", "a 'b'", LAYOUT=layout)
+    def test_dry_run_prints_exactly_what_a_run_calls(self, sandbox: Sandbox, rollout_port: str, layout: str) -> None:
+        settings = {"LAYOUT": layout, "ROLLOUT_PORT": rollout_port}
+        dry = sandbox.run("deepeyes.sh", "train", "--dry-run", "--seed", "a 'b'", **settings)
         assert sandbox.calls == []
         assert dry.stdout.count("\n") == 1
-        assert sandbox.run("deepeyes.sh", "train", "--seed", "a 'b'", LAYOUT=layout).returncode == 0
+        assert sandbox.run("deepeyes.sh", "train", "--seed", "a 'b'", **settings).returncode == 0
         env, argv = read_command(dry.stdout)
         assert sandbox.calls == [{"argv": argv, "env": env}]
         assert env.get("NPROC_PER_NODE") == LAYOUTS[layout]
         assert argv[-2:] == ["--seed", "a 'b'"]
+
+    def test_preflight_sees_the_arguments_and_stops_the_run_on_an_error(self, sandbox: Sandbox) -> None:
+        result = sandbox.run("deepeyes.sh", "train", "--seed", "3", LAYOUT="cpu", BAD="1")
+        assert result.returncode == 1
+        assert "DOCTOR=false" in result.stderr
+        assert sandbox.calls == []
+        seen = json.loads(sandbox.calls_file.with_name("doctor.json").read_text())
+        assert seen == ["--for", "train", "--quick", "--", "--seed", "3"]
+        assert sandbox.run("deepeyes.sh", LAYOUT="cpu", BAD="1", DOCTOR="false").returncode == 0
+        assert len(sandbox.calls) == 1
+
+    def test_it_waits_for_the_rollout_server_and_says_how_to_start_it(self, sandbox: Sandbox) -> None:
+        port = str(free_port())
+        result = sandbox.run("deepeyes.sh", ROLLOUT_PORT=port, ROLLOUT_WAIT="1")
+        assert result.returncode == 1
+        assert f"waiting for the rollout server at 127.0.0.1:{port}" in result.stderr
+        assert result.stderr.endswith("within 1 seconds; start it with: bash deepeyes.sh rollout\n")
+        assert sandbox.calls == []
 
     def test_the_facts_that_training_depends_on_are_passed(self, sandbox: Sandbox) -> None:
         _, argv = read_command(sandbox.run("deepeyes.sh", "train", "--dry-run").stdout)
@@ -228,6 +265,7 @@ class TestTrain:
             ({"TRAIN_GPUS": "0 1"}, r"TRAIN_GPUS=0 1 must list GPUs as 0,1,2"),
             ({"TUNER": "qlora"}, r"TUNER=qlora must be one of: full lora"),
             ({"USE_VLLM": "yes"}, r"USE_VLLM=yes must be one of: true false"),
+            ({"DOCTOR": "0"}, r"DOCTOR=0 must be one of: true false"),
             ({"TRAIN_VISION": "no"}, r"TRAIN_VISION=no must be one of: true false"),
             ({"MAX_PIXELS": "1e6"}, r"MAX_PIXELS=1e6"),
             ({"MODEL": "/no/such/folder"}, r"MODEL=/no/such/folder is no folder"),
@@ -246,7 +284,8 @@ class TestTrain:
         assert_refused(sandbox.run("deepeyes.sh", PATH="/usr/bin:/bin"), r"run: bash deepeyes.sh setup")
 
     def test_own_dataset_as_an_argument_needs_no_official_files(self, sandbox: Sandbox) -> None:
-        assert sandbox.run("deepeyes.sh", "train", "--dataset", "org/set", DATA_DIR="/no").returncode == 0
+        result = sandbox.run("deepeyes.sh", "train", "--dataset", "org/set", DATA_DIR="/no", LAYOUT="cpu")
+        assert result.returncode == 0
         assert option(sandbox.calls[0]["argv"], "dataset") == ["org/set"]
 
 
@@ -289,8 +328,19 @@ class TestOtherCommands:
     def test_help_names_every_command_and_layout(self, sandbox: Sandbox, word: str) -> None:
         result = sandbox.run("deepeyes.sh", word)
         assert result.returncode == 0
-        for name in ("train", "rollout", "demo", "setup", "test", "lock", *LAYOUTS):
+        tools = ("data", "doctor", "report", "eval", "demo")
+        for name in ("train", "rollout", *tools, "setup", "test", "lock", *LAYOUTS):
             assert re.search(rf"^ *{name} ", result.stdout, re.MULTILINE), name
+
+    @pytest.mark.parametrize("name", ["data", "doctor", "report", "eval", "demo"])
+    def test_every_tool_of_the_help_is_there(self, name: str) -> None:
+        assert (PROJECT / "tools" / f"{name}.py").is_file()
+
+    def test_a_tool_runs_with_the_python_beside_swift(self, sandbox: Sandbox) -> None:
+        result = sandbox.run("deepeyes.sh", "doctor", "--for", "a b", "--dry-run", SWIFT="swift")
+        assert result.returncode == 0, result.stderr
+        seen = json.loads(sandbox.calls_file.with_name("doctor.json").read_text())
+        assert seen == ["--for", "a b", "--dry-run"]
 
     def test_every_setting_that_is_read_is_in_the_head(self) -> None:
         for script in ("deepeyes.sh", "deploy_judge.sh"):
