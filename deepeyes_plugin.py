@@ -109,6 +109,7 @@ MAX_REPLY_BYTES = 1 << 20  # a judge's reply is a few hundred bytes; what is lon
 CONNECT_TIMEOUT = 5.0  # seconds until a replica that does not accept connections counts as down
 KEEP_ALIVE = 600.0  # seconds an idle connection is kept; a training step may take minutes
 MIN_BACKOFF, MAX_BACKOFF = 0.05, 5.0  # seconds
+TELL_AFTER = 3  # failures in a row; fewer are everyday life, and the counters have them
 MAX_RETRY_AFTER = 60.0  # seconds; a server may ask for longer, we look again after this
 UNPARSEABLE_ASKS = 3  # times one question is asked when no verdict can be read from the reply
 MATH_TIMEOUT = 5.0  # seconds for one comparison, which takes some milliseconds where it ends at all
@@ -905,13 +906,14 @@ def rule_verdict(question: str, reference: str, answer: str) -> bool:
 # math_verify stops itself with signal.alarm, which works in a main thread only, and which big-number
 # arithmetic does not hear: so it runs in a child that can be killed, and that ends itself where nobody is
 # left to kill it. What the libraries print is no reply.
-_MATH_WORKER = """
+_MATH_WORKER = r"""
 import sys
 sys.path[:1] = []
 import json
 import signal
 from math_verify import parse, verify
 replies, sys.stdout = sys.stdout, sys.stderr
+verify(parse(r"$\frac{1}{2}$"), parse("$0.5$"))  # loads what is loaded at first use
 print("ready", file=replies, flush=True)
 for line in sys.stdin:
     signal.setitimer(signal.ITIMER_VIRTUAL, 60)
@@ -1070,14 +1072,22 @@ class _Replica:
     free_at: float = -math.inf
     wasted: float = 0.0
 
-    def set_aside(self, sent: float, retry_after: float) -> None:
+    def set_aside(self, sent: float, error: _TransientError) -> None:
         """Notes that a call of the time `sent` failed."""
-        now, delay = time.monotonic(), min(retry_after, MAX_RETRY_AFTER)
+        now, delay = time.monotonic(), min(error.retry_after, MAX_RETRY_AFTER)
         if sent >= self.failed_at:  # else it is of the same burst as a failure that already counts
             self.failures += 1
             self.failed_at, self.wasted = now, now - sent
             delay = max(delay, backoff(self.failures, random.random()))  # noqa: S311 - no secret
+            if self.failures == TELL_AFTER:
+                logger.warning("judge: %s fails and is tried again from time to time: %s", self.url, error)
         self.free_at = max(self.free_at, now + delay)
+
+    def take_back(self) -> None:
+        """Notes that a call succeeded."""
+        if self.failures >= TELL_AFTER:
+            logger.info("judge: %s answers again", self.url)
+        self.failures = 0
 
     def is_fit(self, now: float) -> bool:
         """Tells whether to use it while others are healthy: after a failure for one call at a time, and ever later.
@@ -1213,10 +1223,10 @@ class JudgeClient:
                 except _TransientError as error:
                     self.stats.retries += 1
                     self._last_cause = f"{replica.url}: {error}"
-                    replica.set_aside(sent, error.retry_after)
+                    replica.set_aside(sent, error)
                 else:
                     self._last_reply = time.monotonic()
-                    replica.failures = 0
+                    replica.take_back()
                     return reply
                 finally:
                     replica.in_flight -= 1
@@ -1532,7 +1542,7 @@ class DeepEyesReward(ORM):  # type: ignore[misc]  # swift ships no types
         """
         scored = score_batch(completions, columns, SETTINGS, judge_of_process())
         if SETTINGS.trace_dir is not None:
-            tracer_of_process().record(scored, completions, columns)
+            tracer_of_process().record(scored, columns)
         return [self.part(one) for one in scored]
 
     def part(self, scored: Scored) -> float:
@@ -1607,14 +1617,14 @@ class Tracer:
         self._waiting: list[Future[None]] = []
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="deepeyes-trace")
 
-    def record(self, scored: Sequence[Scored], completions: Sequence[Any], columns: Mapping[str, Any]) -> None:
+    def record(self, scored: Sequence[Scored], columns: Mapping[str, Any]) -> None:
         """Records a sample of a batch: whole groups of one prompt, spread over the batch. Never raises.
 
         The several reward functions of a run see the same batch; only the first of them records it.
         """
         try:
             step = getattr(columns.get("trainer_state"), "global_step", None)
-            identity = (step, len(scored), hash(tuple(map(str, completions))))
+            identity = (step, hash(tuple(one.trajectory for one in scored)))
             if identity == self._last:
                 return
             self._last = identity

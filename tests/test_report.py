@@ -1,0 +1,365 @@
+"""The report: what it reads, what it makes of it, and that nothing a model wrote can leave its place."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import report
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+from report import ReportError, advantages, choose, find_run, read_completions, read_log, read_traces, write_report
+from swift.rl_core.advantage import compute_advantages
+from trace_maker import Generation, Prompt, flush, record
+
+from deepeyes_plugin import Tracer
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from trace_maker import Box
+
+HOSTILE = "</script><script>alert(1)</script><!--<script> <img src=x onerror=alert(2)> {{DATA}} &lt; \u2028 \ud800"
+VIEW = Image.linear_gradient("L").resize((140, 84)).convert("RGB")
+BOX: Box = (14, 21, 70, 63)
+LOG = {
+    "loss": 0.01,
+    "reward": 0.5,
+    "rewards/DeepEyesReward/mean": 0.5,
+    "rewards/DeepEyesAccuracy/mean": 0.25,
+    "rewards/DeepEyesFormat/mean": -0.125,
+    "rewards/DeepEyesTool/mean": 0.125,
+    "num_turns": 1.5,
+    "epoch": 0.33333333,
+    "global_step/max_steps": "1/2",
+    "elapsed_time": "1m 19s",
+}
+
+
+def trace(directory: Path, *steps: list[Prompt]) -> Path:
+    tracer = Tracer(directory, "0")
+    for step, prompts in enumerate(steps):
+        record(tracer, prompts, step)
+    flush(tracer)
+    return directory
+
+
+def prompt(question: str = "Which colour?", image: Image.Image = VIEW, **changes: Any) -> Prompt:
+    generations = changes.pop("generations", [Generation("red", [BOX]), Generation("red"), Generation("blue")])
+    return Prompt(question, "red", image, generations, **changes)
+
+
+def log(directory: Path, *lines: dict[str, Any]) -> Path:
+    directory.mkdir(parents=True, exist_ok=True)
+    path = directory / "logging.jsonl"
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
+    return path
+
+
+def data_of(page: Path) -> dict[str, Any]:
+    """Reads a page as a browser would: a script element ends at the first `</script`."""
+    text = page.read_text(encoding="utf-8")
+    (content,) = re.findall(r'<script type="application/json" id="data">(.*?)</script', text, re.DOTALL)
+    found: dict[str, Any] = json.loads(content)
+    return found
+
+
+def images_of(page: Path) -> list[Image.Image]:
+    uris = re.findall(r'id="image-\d+">data:image/\w+;base64,(.*?)</script>', page.read_text(encoding="utf-8"))
+    return [Image.open(io.BytesIO(base64.b64decode(uri))) for uri in uris]
+
+
+class TestPage:
+    def test_group_holds_what_the_reward_came_from(self, tmp_path: Path) -> None:
+        data = data_of(write_report(trace(tmp_path, [prompt()])))
+        (group,) = data["groups"]
+        assert (group["step"], group["question"], group["reference"]) == (1, "Which colour?", "red")
+        assert (group["view_size"], group["members"], group["missing"]) == ([140, 84], [0, 1, 2], 0)
+        first, second, third = data["trajectories"]
+        assert [one["score"]["total"] for one in (first, second, third)] == [2.0, 0.8, 0.0]
+        assert first["weights"] == {"accuracy": 0.8, "format": 0.2, "tool": 1.2}
+        assert first["verdict"] == {"correct": True, "source": "equal"}
+        assert (third["verdict"]["correct"], third["verdict"]["source"]) == (False, "rule")
+        assert first["zooms"] == [
+            {"turn": 1, "bbox_2d": list(BOX), "box": list(BOX), "label": None, "error": None, "image": 1}
+        ]
+        assert [one["views"] for one in data["trajectories"]] == [[0], [0], [0]]
+        assert data["prompts"][group["prompt"]][1]["content"] == "<image>\nWhich colour?"
+
+    def test_images_are_inside_once_and_unchanged(self, tmp_path: Path) -> None:
+        page = write_report(trace(tmp_path, [prompt()], [prompt("another question")]))
+        view, crop = images_of(page)
+        assert view.convert("RGB").tobytes() == VIEW.tobytes()
+        assert crop.convert("RGB").tobytes() == VIEW.crop(BOX).tobytes()
+        assert data_of(page)["images"] == [[[140, 84], [140, 84]], [[56, 42], [56, 42]]]
+
+    def test_view_recorded_in_another_size_is_shown_in_its_own(self, tmp_path: Path) -> None:
+        original = VIEW.resize((560, 336))
+        page = write_report(trace(tmp_path, [prompt(image=original, view_size=(140, 84))]))
+        assert images_of(page)[0].size == (140, 84)
+        assert data_of(page)["images"][0] == [[560, 336], [140, 84]]
+        assert data_of(page)["trajectories"][0]["zooms"][0]["box"] == list(BOX)
+
+    def test_huge_image_is_scaled_down_and_says_so(self, tmp_path: Path) -> None:
+        page = write_report(trace(tmp_path, [prompt(image=VIEW.resize((1400, 840)))]))
+        assert images_of(page)[0].size == (1024, 614)
+        assert data_of(page)["images"][0] == [[1400, 840], [1024, 614]]
+
+    def test_refused_call_takes_no_crop_from_the_next(self, tmp_path: Path) -> None:
+        generation = Generation("red", [None, BOX])
+        (trajectory,) = data_of(write_report(trace(tmp_path, [prompt(generations=[generation])])))["trajectories"]
+        assert [(zoom["error"], zoom["image"]) for zoom in trajectory["zooms"]] == [("empty_box", None), (None, 1)]
+        assert (trajectory["num_zooms"], trajectory["num_zoom_errors"]) == (1, 1)
+
+    def test_lost_and_broken_images_leave_the_rest(self, tmp_path: Path) -> None:
+        trace(tmp_path, [prompt()])
+        first, second = sorted((tmp_path / "images").iterdir())
+        first.unlink()
+        second.write_bytes(second.read_bytes()[:40])
+        data = data_of(write_report(tmp_path))
+        assert data["images"] == [None, None]
+        assert len(data["trajectories"]) == 3
+
+    def test_same_text_with_another_image_is_another_group(self, tmp_path: Path) -> None:
+        prompts = [prompt(), prompt(image=VIEW.rotate(180))]
+        trace(tmp_path, prompts)
+        path = tmp_path / "trajectories-0.jsonl"
+        path.write_text(path.read_text().replace('"prompt_1"', '"prompt_0"').replace('"row": "1"', '"row": "0"'))
+        assert [group["members"] for group in data_of(write_report(tmp_path))["groups"]] == [[0, 1, 2], [3, 4, 5]]
+
+    def test_group_with_lost_generations_says_how_many(self, tmp_path: Path) -> None:
+        path = trace(tmp_path, [prompt()]) / "trajectories-0.jsonl"
+        path.write_bytes(path.read_bytes()[:-20])
+        (group,) = data_of(write_report(tmp_path))["groups"]
+        assert (group["members"], group["missing"]) == ([0, 1], 1)
+
+    def test_limit_keeps_whole_groups_over_all_steps_and_says_so(self, tmp_path: Path) -> None:
+        trace(tmp_path, *[[prompt(f"{step} {number}") for number in range(4)] for step in range(10)])
+        data = data_of(write_report(tmp_path, limit=30))
+        assert [len(group["members"]) for group in data["groups"]] == [3] * 10
+        assert len({group["step"] for group in data["groups"]}) == 10
+        assert "30 of 120" in data["notes"][-1]
+        assert [curve["points"][-1][0] for curve in data["curves"] if curve["name"] == "Reward"] == [10]
+
+    def test_page_is_written_where_asked_and_nothing_else_is_left(self, tmp_path: Path) -> None:
+        log(tmp_path / "run", LOG)
+        page = write_report(tmp_path / "run", tmp_path / "new" / "page.html")
+        assert page.read_text(encoding="utf-8").startswith("<!doctype html>")
+        assert [path.name for path in (tmp_path / "new").iterdir()] == ["page.html"]
+
+    def test_page_names_no_address(self, tmp_path: Path) -> None:
+        text = write_report(trace(tmp_path, [prompt()])).read_text(encoding="utf-8")
+        assert set(re.findall(r"\w+://[^\s\"']*", text)) == {"http://www.w3.org/2000/svg"}  # a name, never fetched
+        assert "default-src 'none'" in text
+
+
+class TestHostileText:
+    def test_text_stays_data(self, tmp_path: Path) -> None:
+        generations = [Generation(HOSTILE, [BOX], HOSTILE)]
+        page = write_report(trace(tmp_path / HOSTILE.replace("/", "")[:80], [prompt(HOSTILE, generations=generations)]))
+        text = page.read_text(encoding="utf-8")
+        assert HOSTILE in data_of(page)["trajectories"][0]["turns"][0]
+        assert data_of(page)["groups"][0]["question"] == HOSTILE
+        assert text.count("<script") == text.count("</script>") == 2 + len(images_of(page))  # data, code, images
+        assert "<img" not in re.sub(r'<script type="application/json".*?</script>', "", text, flags=re.DOTALL)
+
+    @given(st.text())
+    def test_any_text_comes_back_as_it_was(self, text: str) -> None:
+        encoded = report.script_json({"text": text})
+        assert json.loads(encoded) == {"text": text}
+        assert not set("<>&\u2028\u2029") & set(encoded)
+
+    def test_numbers_that_json_lacks_become_null(self) -> None:
+        assert json.loads(report.script_json([float("nan"), float("-inf"), {"a": (1.5,)}])) == [
+            None,
+            None,
+            {"a": [1.5]},
+        ]
+
+
+class TestAdvantages:
+    @pytest.mark.parametrize("rewards", [[2.0, 0.8, 0.0, 2.0], [1.2] * 4, [-0.2, 0.0, -0.2, 2.0]])
+    def test_equal_those_of_swift(self, rewards: list[float]) -> None:
+        theirs, _ = compute_advantages(torch.tensor(rewards)[:, None], torch.ones(1), len(rewards))
+        assert advantages(rewards) == pytest.approx(theirs.tolist(), abs=2e-3)
+
+    def test_page_has_them(self, tmp_path: Path) -> None:
+        data = data_of(write_report(trace(tmp_path, [prompt(), prompt("another")])))
+        found = [one["advantage"] for one in data["trajectories"]]
+        assert found == pytest.approx(advantages([2.0, 0.8, 0.0]) * 2)
+
+    def test_lone_generation_has_none(self) -> None:
+        assert advantages([2.0]) == [0.0]
+
+
+@given(st.lists(st.integers(1, 9), max_size=40), st.integers(1, 100))
+def test_choice_is_whole_groups_near_the_limit(sizes: list[int], limit: int) -> None:
+    records = [{"group": group} for group, size in enumerate(sizes) for _ in range(size)]
+    chosen = [record["group"] for record in choose(records, limit)]
+    assert all(chosen.count(group) == sizes[group] for group in set(chosen))
+    assert chosen == sorted(chosen)
+    assert bool(chosen) == bool(records)
+    if sizes and len(set(sizes)) == 1:
+        assert len(chosen) <= max(limit, sizes[0])
+
+
+class TestCurves:
+    def test_log_gives_the_curves_of_all_trajectories(self, tmp_path: Path) -> None:
+        second = {**LOG, "reward": 1.5, "global_step/max_steps": "2/2"}
+        summary = {"train_runtime": 9.0, "train_loss": 5.0, "global_step/max_steps": "2/2"}
+        log(tmp_path, LOG, second, summary, {"last_model_checkpoint": "x", "global_step": 2, "log_history": [LOG]})
+        curves = {curve["name"]: curve for curve in data_of(write_report(tmp_path))["curves"]}
+        assert curves["Reward"]["points"] == [[1, 0.5], [2, 1.5]]
+        assert curves["Accuracy"]["points"][0] == [1, 0.25]
+        assert curves["Format errors"]["points"][0] == [1, 0.125]
+        assert curves["Turns"]["points"][0] == [1, 1.5]
+        assert {name for name, curve in curves.items() if not curve["main"]} == {"loss", "rewards/DeepEyesReward/mean"}
+        assert "Tool use" not in curves  # only a trace knows it
+
+    def test_trace_gives_what_no_log_gives(self, tmp_path: Path) -> None:
+        wrong = prompt(generations=[Generation("blue")] * 3)
+        trace(tmp_path / "traces", [prompt()], [wrong])
+        curves = {curve["name"]: curve["points"] for curve in data_of(write_report(tmp_path))["curves"]}
+        assert curves["Reward"] == [[1, pytest.approx(2.8 / 3)], [2, 0]]
+        assert curves["Accuracy"] == [[1, pytest.approx(2 / 3)], [2, 0]]
+        assert curves["Tool use"] == [[1, pytest.approx(1 / 3)], [2, 0]]
+        assert curves["Turns"] == [[1, pytest.approx(4 / 3)], [2, 1]]
+
+    def test_resumed_run_logs_a_step_once(self, tmp_path: Path) -> None:
+        path = log(tmp_path, LOG, {**LOG, "reward": 0.75})
+        assert read_log(path)["reward"] == [(1, 0.75)]
+
+    def test_torn_line_is_passed_over(self, tmp_path: Path) -> None:
+        path = log(tmp_path, LOG)
+        path.write_text(path.read_text() + '{"reward": 3, "global_st', encoding="utf-8")
+        assert read_log(path)["reward"] == [(1, 0.5)]
+
+
+class TestFindRun:
+    @staticmethod
+    def age(path: Path, seconds: int) -> None:
+        for file in path.rglob("*") if path.is_dir() else [path]:
+            os.utime(file, (1_700_000_000 - seconds, 1_700_000_000 - seconds))
+
+    def test_newest_of_several_runs_is_taken(self, tmp_path: Path) -> None:
+        for number, name in enumerate(("v0", "v1", "v2")):
+            log(tmp_path / name, LOG)
+            (tmp_path / name / "traces").mkdir()
+            (tmp_path / name / "traces" / "trajectories-0.jsonl").write_text("{}\n")
+            self.age(tmp_path / name, [30, 10, 20][number])
+        newest = tmp_path / "v1"
+        assert find_run(tmp_path) == {"trace": newest / "traces", "log": newest / "logging.jsonl"}
+
+    def test_newer_run_without_a_trace_gets_no_other_run_s(self, tmp_path: Path) -> None:
+        log(tmp_path / "v0", LOG)
+        (tmp_path / "v0" / "trajectories-0.jsonl").write_text("{}\n")
+        self.age(tmp_path / "v0", 60)
+        log(tmp_path / "v1", LOG)
+        assert find_run(tmp_path) == {"log": tmp_path / "v1" / "logging.jsonl"}
+
+    def test_trace_beside_the_stages_of_a_demo_goes_with_the_last(self, tmp_path: Path) -> None:
+        (tmp_path / "traces").mkdir()
+        (tmp_path / "traces" / "trajectories-0.jsonl").write_text("{}\n")
+        for stage, seconds in (("sft", 60), ("grpo", 10)):
+            self.age(log(tmp_path / stage / "v0", LOG), seconds)
+        self.age(tmp_path / "traces", 20)
+        assert find_run(tmp_path)["log"] == tmp_path / "grpo" / "v0" / "logging.jsonl"
+        assert find_run(tmp_path)["trace"] == tmp_path / "traces"
+
+
+def test_completions_are_read_where_there_is_no_trace(tmp_path: Path) -> None:
+    system = "<|im_start|>system\nYou zoom.<|im_end|>\n"
+    ask = "<|im_start|>user\n<|vision_start|><|image_pad|><|vision_end|>\nWhich colour?\nThink first.<|im_end|>\n"
+    zoomed = (
+        f'{system}{ask}<|im_start|>assistant\n<tool_call>{{"bbox_2d": [1, 2, 3, 4]}}</tool_call><|im_end|>\n'
+        "<|im_start|>user\n<tool_response><image>\nGo on.</tool_response><|im_end|>\n<|im_start|>assistant\n"
+    )
+    table = {
+        "step": ["1", "1"],
+        "prompt": [zoomed, f"{system}{ask}<|im_start|>assistant\n"],
+        "completion": ["<answer> red </answer>", "no tags"],
+        "DeepEyesReward": [2.0, -0.2],
+        "DeepEyesAccuracy": [1.0, 0.0],
+        "DeepEyesFormat": [0.0, -1.0],
+        "DeepEyesTool": [1.0, 0.0],
+        "advantages": [0.707, -0.707],
+        "num_turns": [2, 1],
+    }
+    (tmp_path / "completions.jsonl").write_text(json.dumps(table) + "\n", encoding="utf-8")
+    first, second = read_completions(tmp_path / "completions.jsonl")
+    assert first["group"] == second["group"]
+    assert (first["question"], first["num_zooms"], len(first["turns"])) == ("Which colour?", 1, 2)
+    assert first["turns"] == ['<tool_call>{"bbox_2d": [1, 2, 3, 4]}</tool_call>', "<answer> red </answer>"]
+    assert first["observations"] == ["<tool_response><image>\nGo on.</tool_response>"]
+    assert (first["answer"], second["answer"]) == ("red", None)
+    data = data_of(write_report(tmp_path))
+    assert [one["advantage"] for one in data["trajectories"]] == [0.707, -0.707]
+    assert [one["score"]["total"] for one in data["trajectories"]] == [2.0, -0.2]
+    assert "DEEPEYES_TRACE_DIR" in data["notes"][-1]
+
+
+def test_trace_counts_before_completions(tmp_path: Path) -> None:
+    trace(tmp_path, [prompt()])
+    (tmp_path / "completions.jsonl").write_text('{"step": ["1"], "prompt": ["a"], "completion": ["b"]}\n')
+    assert data_of(write_report(tmp_path))["groups"][0]["question"] == "Which colour?"
+
+
+def _missing(path: Path) -> Path:
+    return path / "missing"
+
+
+def _empty(path: Path) -> Path:
+    return path
+
+
+def _empty_log(path: Path) -> Path:
+    log(path)
+    return path
+
+
+class TestNothingToReport:
+    @pytest.mark.parametrize(
+        ("make", "expected"),
+        [(_missing, "is not a folder"), (_empty, "DEEPEYES_TRACE_DIR"), (_empty_log, "nothing was logged yet")],
+    )
+    def test_one_line_and_an_exit_code(self, tmp_path: Path, make: Callable[[Path], Path], expected: str) -> None:
+        program = Path(report.__file__)
+        done = subprocess.run(
+            [sys.executable, program, make(tmp_path)], capture_output=True, text=True, check=False, timeout=60
+        )
+        assert done.returncode == 1
+        assert done.stdout == ""
+        assert len(done.stderr.splitlines()) == 1
+        assert expected in done.stderr
+        assert not list(tmp_path.rglob("*.html"))
+
+    def test_write_report_raises_it(self, tmp_path: Path) -> None:
+        with pytest.raises(ReportError, match="trajectories"):
+            write_report(tmp_path)
+
+
+def test_program_prints_the_path_of_the_page(tmp_path: Path) -> None:
+    log(tmp_path, LOG)
+    done = subprocess.run(
+        [sys.executable, Path(report.__file__), tmp_path], capture_output=True, text=True, check=False, timeout=60
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout == f"{tmp_path / 'report.html'}\n"
+
+
+def test_traces_of_no_step_count_batches(tmp_path: Path) -> None:
+    tracer = Tracer(tmp_path, "0")
+    for _ in range(2):
+        record(tracer, [prompt(f"{_}")], None)
+    flush(tracer)
+    assert sorted({one["step"] for one in read_traces(tmp_path)}) == [1, 2]

@@ -1,0 +1,96 @@
+"""Makes traces with the plugin's own scoring and tracer, so that tests of the report read what training writes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
+
+import deepeyes_plugin as deepeyes
+from deepeyes_plugin import Judge, JudgeKind, JudgeSettings, Settings
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from PIL import Image
+
+Box = tuple[int, int, int, int]
+JUDGE = Judge(Settings(judge=JudgeSettings(kind=JudgeKind.RULE)))
+
+
+@dataclass(frozen=True)
+class Generation:
+    """One trajectory: an answer after zooms to `boxes` (pixels of the view); a box that is None is refused."""
+
+    answer: str
+    boxes: Sequence[Box | None] = ()
+    thought: str = "I look."
+
+    def turns(self) -> list[str]:
+        call = '<tool_call>{"name": "image_zoom_in_tool", "arguments": {"bbox_2d": %s}}</tool_call>'
+        asks = [f"<think>{self.thought}</think>\n{call % list(box or (5, 5, 5, 5))}" for box in self.boxes]
+        return [*asks, f"<think>{self.thought}</think>\n<answer>{self.answer}</answer>"]
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """A question with its generations. `image` may be larger than the view, as an untouched original is."""
+
+    question: str
+    reference: str
+    image: Image.Image
+    generations: Sequence[Generation]
+    source: str = "vstar"
+    view_size: tuple[int, int] | None = None
+    crops: dict[Box, Image.Image] = field(default_factory=dict)
+
+
+def columns_of(prompts: Sequence[Prompt], step: int | None) -> tuple[list[str], dict[str, Any]]:
+    """Returns completions and columns, as swift hands them to a reward, in the form of server mode."""
+    names = ("messages", "images", "rollout_infos", "data_source", "reward_model", "extra_info", "prompt_id")
+    columns: dict[str, Any] = {name: [] for name in names}
+    completions = []
+    for place, prompt in enumerate(prompts):
+        view_size = prompt.view_size or prompt.image.size
+        for generation in prompt.generations:
+            turns, images, zooms = generation.turns(), [prompt.image], []
+            messages = [
+                {"role": "system", "content": "Use the tool."},
+                {"role": "user", "content": f"<image>\n{prompt.question}"},
+            ]
+            for number, turn in enumerate(turns, 1):
+                messages.append({"role": "assistant", "content": turn})
+                if number == len(turns):
+                    break
+                box = generation.boxes[number - 1]
+                error = None if box else "empty_box"
+                if box:
+                    images.append(prompt.crops.get(box) or prompt.image.resize(view_size).crop(box))
+                zooms.append(
+                    {"turn": number, "bbox_2d": list(box or (5, 5, 5, 5)), "box": box, "label": None, "error": error}
+                )
+                text = "<tool_response><image>\nGo on.</tool_response>" if box else deepeyes.ZOOM_ERRORS["empty_box"]
+                messages.append({"role": "user", "content": text})
+            infos = {"num_turns": len(turns), "turns": turns, "zooms": zooms, "view_size": list(view_size)}
+            infos["num_zooms"] = sum(zoom["error"] is None for zoom in zooms)
+            infos["num_zoom_errors"] = len(zooms) - infos["num_zooms"]
+            images = [deepeyes.to_data_uri(image) for image in images]
+            reference = {"ground_truth": prompt.reference}
+            extra = {"question": prompt.question, "index": str(place)}
+            row = (messages, images, infos, prompt.source, reference, extra, f"prompt_{place}")
+            for name, value in zip(names, row, strict=True):
+                columns[name].append(value)
+            completions.append(turns[-1])
+    return completions, {**columns, "trainer_state": SimpleNamespace(global_step=step)}
+
+
+def record(tracer: deepeyes.Tracer, prompts: Sequence[Prompt], step: int | None) -> None:
+    """Scores a batch with the rule judge and hands it to `tracer`."""
+    completions, columns = columns_of(prompts, step)
+    scored = deepeyes.score_batch(completions, columns, Settings(), JUDGE)
+    tracer.record(scored, columns)
+
+
+def flush(tracer: deepeyes.Tracer) -> None:
+    """Waits until all that was recorded is on disk, as the end of a training process does."""
+    tracer._thread.shutdown(wait=True)  # noqa: SLF001 - what the interpreter does at its end
