@@ -34,7 +34,7 @@
 #   LEARNING_RATE          1e-6        1e-5 for lora
 #   TRAIN_VISION           of TUNER    true trains the vision tower and its projector too; default for full
 #   DEEPSPEED              of TUNER    zero3 for full, zero2 for lora; none turns it off
-#   REPORT_TO              tensorboard or swanlab, wandb (pip-install them into .venv), several with a space between
+#   REPORT_TO              tensorboard or swanlab, wandb (which setup leaves out), several with a space between
 #   OUTPUT_DIR             ./output
 #   ROLLOUT_WAIT           900         seconds that train waits for the rollout server to load
 #   DOCTOR                 true        false: train without the preflight, `bash deepeyes.sh doctor --quick`
