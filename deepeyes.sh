@@ -186,12 +186,13 @@ run_command() { # DRY_RUN COMMAND...
 
 # The settings, with their defaults, checked.
 read_settings() {
-  local name row play='' train tune vllm _
+  local name row names='' play='' train tune vllm _
   layout="${LAYOUT:-node8}"
   while read -r name row; do
+    names+="${name:+ $name}"
     if [[ "$name" == "$layout" ]]; then read -r play train tune vllm _ <<<"$row"; fi
   done <<<"$LAYOUTS"
-  [[ -n "$play" ]] || die "LAYOUT=$layout is unknown; choose one of: $(awk 'NF {printf "%s ", $1}' <<<"$LAYOUTS")"
+  [[ -n "$play" ]] || die "LAYOUT=$layout is unknown; choose one of:$names"
 
   model="${MODEL:-Qwen/Qwen2.5-VL-7B-Instruct}"
   rollout_gpus="${ROLLOUT_GPUS:-$play}"
@@ -422,7 +423,13 @@ follow_pip() {
   done
 }
 
-# setup [gpu|cpu]: the copy of the lock inside .venv says what is installed; equal to ours, there is nothing to do.
+# The copy of the lock inside .venv says what is installed.
+is_current() { # EXTRA
+  local lock="$HERE/requirements/$1.txt"
+  [[ -f "$lock" && -f "$VENV/deepeyes.lock" && "$(<"$lock")" == "$(<"$VENV/deepeyes.lock")" ]]
+}
+
+# setup [gpu|cpu]: make .venv what the lock says, or do nothing where it is.
 setup() {
   local extra="${1:-}"
   if [[ -z "$extra" ]]; then
@@ -431,7 +438,7 @@ setup() {
   fi
   local lock="$HERE/requirements/$extra.txt"
   [[ -f "$lock" ]] || die "unknown environment '$extra'; choose gpu or cpu"
-  if cmp --silent "$lock" "$VENV/deepeyes.lock"; then
+  if is_current "$extra"; then
     say "environment is up to date ($extra)"
     return
   fi
@@ -441,23 +448,20 @@ setup() {
   uv="$(find_uv "$python")"
   follow_pip "$python"
   say "making .venv for $extra with $("$python" --version), from requirements/$extra.txt"
-  if [[ ! -x "$VENV/bin/python" ]]; then
-    "$uv" venv --quiet --no-config --python "$python" "$VENV" || die "could not make $VENV"
-  fi
   rm -f "$VENV/deepeyes.lock"
+  if ! "$VENV/bin/python" --version >/dev/null 2>&1; then # none yet, or the Python that it came from is gone
+    rm -rf "$VENV"
+    "$uv" venv --quiet --python "$python" "$VENV" || die "could not make $VENV"
+  fi
   "$uv" pip sync --python "$VENV/bin/python" --require-hashes "$lock" ||
     die "the packages of requirements/$extra.txt were not all installed; mend the cause above and run it again"
   cp "$lock" "$VENV/deepeyes.lock"
   say "environment is ready: $VENV"
 }
 
-# Set up unless an environment of either kind is already there and current: the choice of an earlier setup stays.
+# Set up unless an environment of either kind is there and current: the choice of an earlier setup stays.
 ensure_setup() {
-  local extra
-  for extra in gpu cpu; do
-    if cmp --silent "$HERE/requirements/$extra.txt" "$VENV/deepeyes.lock"; then return; fi
-  done
-  setup
+  if ! is_current gpu && ! is_current cpu; then setup; fi
 }
 
 # lock: every version and hash, for all Pythons and machines at once, and no address: the user's index serves it.
@@ -496,14 +500,13 @@ run_tests() {
   CUDA_VISIBLE_DEVICES='' pytest "$@"
 }
 
-# The other tools, run by the Python that runs swift.
+# The other tools, run by the Python that runs swift. The demo, which is made for one environment, brings it up to date.
 run_tool() { # NAME ARGUMENTS...
-  local tool="$HERE/tools/$1.py" python
-  [[ -f "$tool" ]] || die "this checkout has no tools/$1.py"
+  local name="$1" python
   shift
-  if [[ -z "${SWIFT:-}" ]]; then ensure_setup; fi
+  if [[ -z "${SWIFT:-}" ]] && { [[ "$name" == demo ]] || ! (find_swift >/dev/null 2>&1); }; then ensure_setup; fi
   python="$(python_of_swift)"
-  exec "$python" "$tool" "$@"
+  exec "$python" "$HERE/tools/$name.py" "$@"
 }
 
 main() {
