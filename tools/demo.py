@@ -374,7 +374,7 @@ class Demo:
         )
         if page.returncode == 0:
             print(f"Page:   {page.stdout.decode().strip()}")
-        learned, verdict = judge(before, after, self._evaluation().interval)
+        learned, verdict = judge(before, after)
         print("\n" + verdict)
         if not learned:
             raise run.DemoError("it did not learn; the figures above say where, the run's folder says why")
@@ -398,9 +398,7 @@ def _describe(outcome: dict[str, Any]) -> str:
     )
 
 
-def judge(
-    before: dict[str, Any], after: dict[str, dict[str, Any]], interval: Callable[[float, int], tuple[float, float]]
-) -> tuple[bool, str]:
+def judge(before: dict[str, Any], after: dict[str, dict[str, Any]]) -> tuple[bool, str]:
     """Tell whether the policy learned to zoom because it needs to.
 
     It did if tool use and accuracy rose, each with disjoint 95 % intervals, and if the gain in accuracy is gone with
@@ -409,7 +407,6 @@ def judge(
     Args:
         before: Outcome of the held-out questions before GRPO.
         after: Outcomes after it, by mode.
-        interval: Gives the 95 % interval of a share of so many.
 
     Returns:
         Whether it did, and the verdict in one line.
@@ -417,7 +414,7 @@ def judge(
     true, blank, off = after["TRUE_CROP"], after["BLANK_CROP"], after["NO_TOOL"]
 
     def bounds(outcome: dict[str, Any], name: str) -> tuple[float, float]:
-        return interval(outcome[name], outcome["questions"])
+        return run.interval(outcome[name], outcome["questions"])
 
     rose = all(bounds(true, name)[0] > bounds(before, name)[1] for name in ("tool_use", "accuracy"))
     needs_crop = bounds(true, "accuracy")[0] > bounds(blank, "accuracy")[1]

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import copy
 import io
-import math
 from dataclasses import dataclass
 from enum import Enum
 from typing import TYPE_CHECKING, Any
@@ -22,7 +21,7 @@ from swift.rollout import invoke_async_hook, run_multi_turn
 import deepeyes_plugin as plugin
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
     from pathlib import Path
 
 MAX_TURNS = 2
@@ -30,8 +29,6 @@ MAX_TOKENS = 60
 """Tokens of one turn; a tool call takes 47."""
 TOP_K = 20
 BATCH_SIZE = 64
-Z95 = 1.959964
-"""Two-sided 95 % quantile of the normal distribution."""
 
 
 class Mode(str, Enum):
@@ -63,22 +60,6 @@ class Outcome:
     reward: float
     format: float
     turns: float
-
-
-def interval(share: float, count: int) -> tuple[float, float]:
-    """Give the 95 % Wilson score interval of a share.
-
-    Args:
-        share: Observed share, 0 to 1.
-        count: Number of observations, at least 1.
-
-    Returns:
-        The lower and the upper bound.
-    """
-    square = Z95 * Z95 / count
-    centre = (share + square / 2) / (1 + square)
-    half = Z95 * math.sqrt(share * (1 - share) / count + square / count / 4) / (1 + square)
-    return max(0.0, centre - half), min(1.0, centre + half)
 
 
 class _BlankingScheduler(plugin.DeepEyesScheduler):
@@ -120,7 +101,6 @@ class Evaluator:
         mode: Mode = Mode.TRUE_CROP,
         direct: str = "",
         seed: int = 0,
-        progress: Callable[[str], None] = lambda _: None,
     ) -> Outcome:
         """Let the policy answer each row's question once, sampled as in training.
 
@@ -130,7 +110,6 @@ class Evaluator:
             mode: What a zoom shows.
             direct: With `Mode.NO_TOOL`, the words that begin the answer.
             seed: Seed of the sampling.
-            progress: Told before each turn.
 
         Returns:
             The means.
@@ -142,7 +121,6 @@ class Evaluator:
         requests = [_request(row, direct if mode is Mode.NO_TOOL else "") for row in rows]
 
         def roll_out(pending: list[Any], config: Any) -> list[Any]:
-            progress(f"{len(pending)} turns")
             return [
                 RolloutOutput(response=response) for response in self._engine.infer(pending, config, use_tqdm=False)
             ]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import math
 import os
 import shutil
 import signal
@@ -24,6 +25,8 @@ POLL_SECONDS = 0.3
 KILL_AFTER_SECONDS = 5.0
 """How long a stage may take to end on SIGTERM."""
 LOG_TAIL_LINES = 12
+Z95 = 1.959964
+"""Two-sided 95 % quantile of the normal distribution."""
 MODEL_ARGUMENTS = ("--model_type", "qwen2_5_vl", "--template", "qwen2_5_vl", "--torch_dtype", "float32")
 TRAINING_ARGUMENTS = (
     *("--tuner_type", "full", "--attn_impl", "sdpa", "--gradient_checkpointing", "false"),
@@ -166,6 +169,22 @@ class _Lines:
         complete = text[: text.rfind(b"\n") + 1]
         self._offset += len(complete)
         return [json.loads(line) for line in complete.splitlines()]
+
+
+def interval(share: float, count: int) -> tuple[float, float]:
+    """Give the 95 % Wilson score interval of a share.
+
+    Args:
+        share: Observed share, 0 to 1.
+        count: Number of observations, at least 1.
+
+    Returns:
+        The lower and the upper bound.
+    """
+    square = Z95 * Z95 / count
+    centre = (share + square / 2) / (1 + square)
+    half = Z95 * math.sqrt(share * (1 - share) / count + square / count / 4) / (1 + square)
+    return max(0.0, centre - half), min(1.0, centre + half)
 
 
 def read_steps(folder: Path) -> list[dict[str, Any]]:
