@@ -17,13 +17,13 @@
 #   MODEL                  Qwen/Qwen2.5-VL-7B-Instruct   the policy: a hub id or a folder
 #   LAYOUT                 node8       which GPU does what, see LAYOUTS below
 #   ROLLOUT_GPUS           of LAYOUT   GPUs of the rollout server, as 6,7; none means the CPU
-#   TRAIN_GPUS             of LAYOUT   GPUs of the trainer, likewise; several nodes: swift's NNODES, NODE_RANK, MASTER_ADDR
+#   TRAIN_GPUS             of LAYOUT   GPUs of the trainer; on several nodes also NNODES, NODE_RANK, MASTER_ADDR
 #   TUNER                  of LAYOUT   full or lora
 #   USE_VLLM               of LAYOUT   true: a rollout server plays; false: the trainer itself does, slowly
 #   ROLLOUT_HOST           127.0.0.1   where the rollout server listens and the trainer finds it
 #   ROLLOUT_PORT           8001
 #   DATA_DIR               ./data      the folder of the three official files
-#   DATASET                deepeyes_vstar deepeyes_chart deepeyes_thinklite     names, files or hub ids, as NAME or NAME#ROWS
+#   DATASET                all three   deepeyes_vstar deepeyes_chart deepeyes_thinklite, files or hub ids; NAME#9 takes 9 rows
 #   PROMPTS_PER_STEP       24          questions behind one update (the paper: 256); below 16 the signal is noise
 #   NUM_GENERATIONS        16          trajectories a question (the paper: 16)
 #   PER_DEVICE_BATCH       1           trajectories a GPU holds at a time
@@ -54,7 +54,7 @@ readonly LAYOUTS='
 node8   3     0,1,2            full  true   one node of 8; deploy_judge.sh has GPUs 4-7
 train8  6,7   0,1,2,3,4,5      full  true   one node of 8; the judge is elsewhere (DEEPEYES_JUDGE_URLS)
 lora4   3     0,1,2            lora  true   one node of 4; the judge is elsewhere
-nodes   0,1   0,1,2,3,4,5,6,7  full  true   whole nodes train (NNODES of them); judge and rollout on another (ROLLOUT_HOST)
+nodes   0,1   0,1,2,3,4,5,6,7  full  true   NNODES whole nodes train; judge and rollout on another
 cpu     none  none             full  false  no GPU; for tests and tiny models
 '
 
@@ -248,7 +248,8 @@ rollout() { # DRY_RUN ARGUMENTS...
   if [[ "$rollout_gpus" == none ]]; then
     arguments+=(--torch_dtype float32 --vllm_enforce_eager true)
   else
-    arguments+=(--torch_dtype bfloat16 --vllm_data_parallel_size "$(count "$rollout_gpus")" --vllm_gpu_memory_utilization 0.9)
+    arguments+=(--torch_dtype bfloat16 --vllm_data_parallel_size "$(count "$rollout_gpus")")
+    arguments+=(--vllm_gpu_memory_utilization 0.9)
   fi
   if [[ "$dry_run" == false ]]; then require_free_port ROLLOUT_PORT "$rollout_port" "$rollout_host"; fi
   run_command "$dry_run" env CUDA_VISIBLE_DEVICES="${rollout_gpus/none/}" MAX_PIXELS="$max_pixels" \
@@ -365,7 +366,7 @@ train() { # DRY_RUN ARGUMENTS...
     arguments+=(--use_vllm false)
   fi
 
-  say "one update: $prompts prompts x $generations generations = $processes processes x $batch x $accumulation accumulated"
+  say "one update: $prompts prompts x $generations generations = $processes processes x $batch x $accumulation steps"
   if ((prompts < 16)); then say "warning: PROMPTS_PER_STEP=$prompts; below 16 an update is mostly noise"; fi
   if [[ "$dry_run" == false ]]; then
     if [[ "$use_vllm" == true ]]; then
@@ -402,7 +403,8 @@ find_uv() {
     "$python" -m pip --version >/dev/null 2>&1 ||
       die "$python has no pip, which fetches uv; install it (Debian: apt-get install python3-pip) or put uv on PATH"
     say "fetching uv into .uv/"
-    PIP_USER=0 "$python" -m pip install --quiet --disable-pip-version-check --target "$HERE/.uv" 'uv>=0.8' >&2 ||
+    export PIP_USER=0 PIP_ROOT_USER_ACTION=ignore PIP_DISABLE_PIP_VERSION_CHECK=1 # pip fights --target over the first
+    "$python" -m pip install --quiet --target "$HERE/.uv" 'uv>=0.8' >&2 ||
       die "pip could not fetch uv; its message is above"
   fi
   printf '%s\n' "$HERE/.uv/bin/uv"
