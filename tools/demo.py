@@ -39,6 +39,8 @@ TOOL_USE_WANTED = (0.3, 0.5)
 """Share of trajectories that zoom in the checkpoint from which GRPO starts."""
 WARMUP_STEPS = 160
 ENVIRONMENT = {"DEEPEYES_CROP_SOURCE": "original", "MAX_PIXELS": "12544"}
+QUIET = {"LOG_LEVEL": "ERROR", "TRANSFORMERS_VERBOSITY": "error", "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
+"""For the demo's own process, so that its progress lines stand alone; swift's output goes to a file, in full."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,10 +161,9 @@ def plumbing(dataset: Path, cache: run.Cache, console: Console, seed: int) -> No
         steps=PLUMBING_STEPS,
         batch=PLUMBING_BATCH,
         generations=PLUMBING_GENERATIONS,
-        seed=seed,
     )
     words += ["--max_completion_length", str(PLUMBING_TOKENS), "--max_length", str(PLUMBING_LENGTH)]
-    words += ["--save_strategy", "no"]
+    words += ["--save_strategy", "no", "--seed", str(seed)]
     env = run.child_environment(os.environ, MAX_PIXELS=str(PLUMBING_PIXELS))
     run.run_swift(words, folder, env, lambda line: _show_grpo(console, line, PLUMBING_STEPS))
     steps = run.read_steps(folder)
@@ -325,8 +326,8 @@ class Demo:
                 steps=plan.grpo_steps,
                 batch=plan.prompts * plan.generations,
                 generations=plan.generations,
-                seed=plan.seed,
             )
+            words += ["--seed", str(plan.seed), "--data_seed", str(plan.seed)]
             words += ["--learning_rate", str(plan.learning_rate), "--max_completion_length", "60"]
             words += ["--max_length", "1024", "--save_steps", str(plan.grpo_steps), "--log_completions", "true"]
             env = self._env | {"DEEPEYES_TRACE_DIR": str(folder / "trace")}
@@ -472,7 +473,7 @@ def main(arguments: list[str] | None = None) -> int:
 if __name__ == "__main__":
     if os.environ.get("GLIBC_TUNABLES") is None:  # read by the C library at start only, and so is the plugin's setting
         environment = run.child_environment(os.environ, **ENVIRONMENT)
-        environment["DEEPEYES_CACHE"] = str(run.cache_directory(os.environ))
+        environment |= {"DEEPEYES_CACHE": str(run.cache_directory(os.environ)), **QUIET}
         os.execve(sys.executable, [sys.executable, *sys.argv], environment)  # noqa: S606 - the same program again
     sys.path.insert(0, str(run.ROOT))
     sys.exit(main())

@@ -62,7 +62,7 @@ def child_environment(env: Mapping[str, str], **settings: str) -> dict[str, str]
         # Large freed blocks come back as huge pages, which halves the time of a step.
         GLIBC_TUNABLES="glibc.malloc.hugetlb=1",
     )
-    return own | {"DEEPEYES_JUDGE": "rule"} | settings
+    return own | {"DEEPEYES_JUDGE": "rule", "LOG_LEVEL": "INFO"} | settings
 
 
 def source_hash(*files: str) -> str:
@@ -203,7 +203,7 @@ def summary_of(step: Mapping[str, Any]) -> dict[str, float]:
     }
 
 
-def grpo_words(model: Path, dataset: Path, *, steps: int, batch: int, generations: int, seed: int) -> list[str]:
+def grpo_words(model: Path, dataset: Path, *, steps: int, batch: int, generations: int) -> list[str]:
     """Give the command line of `swift rlhf` with the plugin, as far as both forms of the demo share it."""
     return [
         *("rlhf", "--rlhf_type", "grpo", "--model", str(model), *MODEL_ARGUMENTS, *TRAINING_ARGUMENTS),
@@ -214,5 +214,5 @@ def grpo_words(model: Path, dataset: Path, *, steps: int, batch: int, generation
         *("--dataset", str(dataset), "--columns", '{"prompt": "messages"}', "--remove_unused_columns", "false"),
         *("--max_steps", str(steps), "--per_device_train_batch_size", str(batch)),
         *("--num_generations", str(generations), "--loss_type", "bnpo", "--beta", "0"),
-        *("--temperature", "1", "--top_k", "20", "--top_p", "1", "--seed", str(seed), "--data_seed", str(seed)),
+        *("--temperature", "1", "--top_k", "20", "--top_p", "1"),
     ]
