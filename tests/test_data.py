@@ -438,6 +438,15 @@ class TestOut:
         assert "already has a.parquet; name a new folder" in capsys.readouterr().err
         assert path.read_bytes() == before
 
+    def test_failure_half_way_leaves_nothing_behind(self, tmp_path: Path) -> None:
+        path = save_any(tmp_path / "a.jsonl", [make_row(n) for n in range(3)])
+        with data.make_pool(1) as pool:
+            report = data.check_file(path, pool, 1, str)
+        (tmp_path / "2-0.bin").unlink()
+        with pytest.raises(data.DataFileError, match="the image file is not in"):
+            data.write([report], tmp_path / "out", 0, 0)
+        assert list((tmp_path / "out").iterdir()) == []
+
     def test_types_that_do_not_go_together_are_named(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         files = [save(tmp_path / f"{n}.parquet", [make_row(extra=extra)], None) for n, extra in enumerate(("a", ["a"]))]
         assert data.main([*map(str, files), "--out", str(tmp_path / "out"), "--workers", "1"]) == 2

@@ -14,7 +14,7 @@ Exit status: 0 all well, 1 rows to drop or a file that is not the published one,
 from __future__ import annotations
 
 import argparse
-import concurrent.futures
+import concurrent.futures.process
 import contextlib
 import hashlib
 import io
@@ -23,6 +23,7 @@ import multiprocessing
 import os
 import re
 import shutil
+import signal
 import sys
 import warnings
 from collections import Counter, defaultdict, deque
@@ -633,19 +634,19 @@ def split(reports: Sequence[FileReport], count: int, seed: int) -> set[tuple[int
 
 
 class Writer:
-    """Writes rows to a parquet file in groups of bounded size; the file appears under its name when it is whole."""
+    """Writes rows to a parquet file in groups of bounded size, at first under another name."""
 
     def __init__(self, path: Path, schema: pa.Schema) -> None:
         """Opens `path` with `.part` added to its name."""
         self.rows = 0
         self._path = path
         self._part = path.with_name(f"{path.name}.part")
-        self._schema = schema.with_metadata({PREPARED: b"1"})
+        self.schema = schema.with_metadata({PREPARED: b"1"})
         self._group: list[dict[str, Any]] = []
         self._bytes = 0
         self._writer = pq.ParquetWriter(
             self._part,
-            self._schema,
+            self.schema,
             compression={"images.list.element.bytes": "NONE"},  # they are compressed already
             use_dictionary=["data_source", "ability", "env_name", "prompt.list.element.content"],
             write_batch_size=BATCH_ROWS,  # small pages: readers hold a page at a time
@@ -659,15 +660,23 @@ class Writer:
         if len(self._group) == GROUP_ROWS or self._bytes > GROUP_BYTES:
             self._flush()
 
-    def close(self) -> None:
-        """Writes what is left and gives the file its name."""
+    def finish(self) -> None:
+        """Writes what is left."""
         self._flush()
         self._writer.close()
+
+    def publish(self) -> None:
+        """Gives the finished file its name."""
         self._part.rename(self._path)
+
+    def discard(self) -> None:
+        """Deletes what was written."""
+        self._writer.close()
+        self._part.unlink(missing_ok=True)
 
     def _flush(self) -> None:
         if self._group:
-            self._writer.write_table(pa.Table.from_pylist(self._group, self._schema))
+            self._writer.write_table(pa.Table.from_pylist(self._group, self.schema))
         self._group, self._bytes = [], 0
 
 
@@ -690,23 +699,34 @@ def write(reports: Sequence[FileReport], out: Path, holdout: int, seed: int) -> 
     chosen = split(reports, holdout, seed) if holdout else set()
     out.mkdir(parents=True, exist_ok=True)
     require_room(out, sum(report.path.stat().st_size for report in reports))
-    aside = Writer(out / HOLDOUT_NAME, schema) if holdout else None
-    written: dict[str, int] = {}
-    for file, (report, name) in enumerate(zip(reports, names, strict=False)):
-        writer, dropped, number = Writer(out / name, schema), report.dropped, 0
-        with tqdm(total=report.rows, desc=f"writing {name[:16]}", unit=" rows", disable=None, leave=False) as bar:
-            for rows in read_rows(report.path):
-                for number, row in enumerate(rows, number):  # noqa: B020 - counts on from batch to batch
-                    if number not in dropped:
-                        (aside if aside and (file, number) in chosen else writer).add(prepare(row, schema))
+    writers = [Writer(out / name, schema) for name in names]
+    try:
+        for file, (report, writer) in enumerate(zip(reports, writers, strict=False)):
+            held = {row for place, row in chosen if place == file}
+            _copy_rows(report, held, writer, writers[-1])
+        for writer in writers:
+            writer.finish()
+    except BaseException:
+        for writer in writers:
+            writer.discard()
+        raise
+    for writer in writers:
+        writer.publish()
+    return {name: writer.rows for name, writer in zip(names, writers, strict=True)}
+
+
+def _copy_rows(report: FileReport, held: set[int], writer: Writer, aside: Writer) -> None:
+    """Writes the good rows of a file: those of `held` to `aside`, the others to `writer`."""
+    dropped, number = report.dropped, 0
+    with tqdm(
+        total=report.rows, desc=f"writing {report.path.name[:16]}", unit=" rows", disable=None, leave=False
+    ) as bar:
+        for rows in read_rows(report.path):
+            for row in rows:
+                if number not in dropped:
+                    (aside if number in held else writer).add(prepare(row, writer.schema))
                 number += 1
-                bar.update(len(rows))
-        writer.close()
-        written[name] = writer.rows
-    if aside:
-        aside.close()
-        written[HOLDOUT_NAME] = aside.rows
-    return written
+            bar.update(len(rows))
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -810,7 +830,8 @@ def make_pool(workers: int) -> concurrent.futures.Executor:
     if workers == 1:
         return concurrent.futures.ThreadPoolExecutor(1)
     context = multiprocessing.get_context("spawn")  # a fork would copy the locks of Arrow's threads
-    return concurrent.futures.ProcessPoolExecutor(workers, mp_context=context)
+    ignore = (signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is this process's to hear
+    return concurrent.futures.ProcessPoolExecutor(workers, context, initializer=signal.signal, initargs=ignore)
 
 
 def run(options: argparse.Namespace) -> int:
@@ -848,6 +869,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         with contextlib.suppress(KeyboardInterrupt):
             return run(options)
+    except concurrent.futures.process.BrokenProcessPool:
+        print("data: a worker died, out of memory perhaps; go on with --workers 1", file=sys.stderr)
+        return 2
     except (DataFileError, ValueError, OSError) as error:
         print(f"data: {error}", file=sys.stderr)
         return 2

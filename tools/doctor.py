@@ -292,14 +292,14 @@ def weight_bytes(model: str) -> float:
     return 2.0
 
 
-def check_gpus(role: str, gpus: Sequence[int], needed: float | None, mend: str) -> list[Finding]:
+def check_gpus(role: str, variable: str, gpus: Sequence[int], needed: float | None) -> list[Finding]:
     """Tells whether GPUs are there and have room.
 
     Args:
         role: Who wants them.
+        variable: The setting that names them.
         gpus: Their numbers; none means the CPU.
         needed: Gigabytes on each, by estimate; None where the model's size is not known.
-        mend: What to run where they do not do.
     """
     check = f"gpus for {role}"
     if not gpus:
@@ -307,6 +307,7 @@ def check_gpus(role: str, gpus: Sequence[int], needed: float | None, mend: str) 
     there = list_gpus()
     if missing := [gpu for gpu in gpus if gpu not in there]:
         found = f"this machine has {len(there)}" if there else "nvidia-smi lists none"
+        mend = f"{variable}=..., or another LAYOUT: bash deepeyes.sh help"
         return [Finding(check, Level.ERROR, f"GPU {', '.join(map(str, missing))} is wanted, but {found}", mend)]
     room = {gpu: there[gpu].total - there[gpu].used for gpu in gpus}
     tight = min(room, key=lambda gpu: room[gpu])
@@ -314,6 +315,7 @@ def check_gpus(role: str, gpus: Sequence[int], needed: float | None, mend: str) 
     if needed is None:
         return [Finding(check, Level.OK, f"{text}; the size of the model is not known")]
     if room[tight] < needed:
+        mend = f"nvidia-smi  # shows who holds it; or more {variable}, a smaller model, TUNER=lora"
         return [Finding(check, Level.WARNING, f"{text}; about {needed:.0f} GB are needed", mend)]
     return [Finding(check, Level.OK, f"{text}, about {needed:.0f} needed")]
 
@@ -323,7 +325,7 @@ def check_train_gpus(plan: Plan) -> list[Finding]:
     size, tuner, gpus = billions(plan.train.get("model")), plan.train.get("tuner_type", "lora"), plan.train.gpus
     shards = len(gpus) * int(os.environ.get("NNODES") or 1) if tuner == "full" and plan.train.get("deepspeed") else 1
     needed = size * TRAIN_BYTES.get(tuner, 2.0) / max(1, shards) + TRAIN_EXTRA if size else None
-    findings = check_gpus("the trainer", gpus, needed, "TUNER=lora bash deepeyes.sh train, or more TRAIN_GPUS")
+    findings = check_gpus("the trainer", "TRAIN_GPUS", gpus, needed)
     shared = set(gpus) & set(plan.rollout.gpus)
     local = plan.train.get("vllm_server_host", "127.0.0.1") in ("127.0.0.1", "localhost")
     if shared and local and plan.train.get("use_vllm") == "true":
@@ -332,12 +334,12 @@ def check_train_gpus(plan: Plan) -> list[Finding]:
     return findings
 
 
-def check_server_gpus(role: str, command: Command, mend: str) -> list[Finding]:
+def check_server_gpus(role: str, variable: str, command: Command) -> list[Finding]:
     """Looks at the GPUs of a server."""
     model = command.get("model")
     size, parallel = billions(model), command.number("vllm_tensor_parallel_size", 1)
     needed = size * weight_bytes(model) / parallel * SERVE_FACTOR + SERVE_EXTRA if size else None
-    return check_gpus(role, command.gpus, needed, mend)
+    return check_gpus(role, variable, command.gpus, needed)
 
 
 def check_disk(directory: Path, needed: float, wanted: float, what: str) -> Finding:
@@ -453,7 +455,7 @@ def check_judge(core: ModuleType) -> list[Finding]:
     if settings.kind is core.JudgeKind.RULE:
         text = "DEEPEYES_JUDGE=rule: no LLM is asked, which is for demos and tests"
         return [Finding("judge", Level.WARNING, text, "unset DEEPEYES_JUDGE")]
-    findings = [finding for url in settings.urls for finding in _check_replica(core, url)]
+    findings = [finding for url in settings.urls for finding in check_replica(core, url)]
     if any(finding.check == "judge verdicts" and finding.level is Level.OK for finding in findings):
         # With one replica that answers well, a dead one costs speed alone: the client passes it over.
         return [
@@ -465,7 +467,8 @@ def check_judge(core: ModuleType) -> list[Finding]:
     return findings
 
 
-def _check_replica(core: ModuleType, url: str) -> list[Finding]:
+def check_replica(core: ModuleType, url: str) -> list[Finding]:
+    """Asks one judge for its model and for two verdicts."""
     settings, mend = core.SETTINGS.judge, "bash deploy_judge.sh"
     try:
         served = models_of(url, settings.api_key)
@@ -759,7 +762,7 @@ def checks_of(plan: Plan, core: ModuleType, *, quick: bool) -> list[Callable[[],
         host, port = plan.rollout.get("host"), plan.rollout.number("port", 8000)
         return [
             *checks,
-            lambda: check_server_gpus("the rollout server", plan.rollout, "ROLLOUT_GPUS=... bash deepeyes.sh rollout"),
+            lambda: check_server_gpus("the rollout server", "ROLLOUT_GPUS", plan.rollout),
             lambda: check_port("port", host, port, "ROLLOUT_PORT", lambda base: engine_of(base) is not None),
         ]
     checks += [lambda: check_train_gpus(plan), lambda: check_judge(core)]
@@ -775,11 +778,15 @@ def checks_of(plan: Plan, core: ModuleType, *, quick: bool) -> list[Callable[[],
 
 def _judge_checks(command: Command, core: ModuleType) -> list[Callable[[], list[Finding]]]:
     host, port, key = command.get("host"), command.number("port", 8000), core.SETTINGS.judge.api_key
-    return [
-        lambda: [judge_size(command.get("model"))],
-        lambda: check_server_gpus(f"the judge on port {port}", command, "JUDGE_GPUS=... bash deploy_judge.sh"),
-        lambda: check_port("port", host, port, "JUDGE_PORT", lambda base: models_of(f"{base}/v1", key) is not None),
-    ]
+
+    def check_start_or_run() -> list[Finding]:
+        finding = check_port("port", host, port, "JUDGE_PORT", lambda base: models_of(f"{base}/v1", key) is not None)
+        if finding[0].level is Level.WARNING:  # it runs already: then let it judge
+            return finding + check_replica(core, f"http://{_reachable(host)}:{port}/v1")
+        gpus = check_server_gpus(f"the judge on port {port}", "JUDGE_GPUS", command)
+        return [judge_size(command.get("model")), *gpus, *finding]
+
+    return [check_start_or_run]
 
 
 def examine(purpose: str, extra: Sequence[str], *, quick: bool) -> list[Finding]:
