@@ -179,7 +179,7 @@ async def evaluate(options: argparse.Namespace, bench: Bench) -> int:
         await endpoint.close()
     bad = dict.fromkeys([*bench.bad, *outcome.bad])
     facts["bad_rows"], facts["refused"] = [asdict(row) for row in bad], [asdict(row) for row in outcome.refused]
-    facts["notes"] = [note for note in [bench.note()] if note]
+    facts["notes"] = [note for note in [bench.note(), (facts["view_tokens"] or {}).get("note")] if note]
     return await asyncio.to_thread(_finish, options, journal, jobs, facts)
 
 
@@ -284,6 +284,7 @@ async def _check_view(
     """
     from eval_endpoint import MARKUP_TOKENS, EndpointError, RefusedError  # noqa: PLC0415
 
+    template = endpoint.template
     for job in todo[:VIEW_TRIES]:
         try:
             view = (await scheduler.view(await asyncio.to_thread(job.item.load))).image
@@ -293,9 +294,9 @@ async def _check_view(
             expected, seen = await endpoint.check_view(play.request(job).messages, view)
         except RefusedError as error:
             raise EndpointError(f"{endpoint.url} refuses a question with its image: {error}") from error
-        found = {"size": list(view.size), "expected": expected, "seen": seen}
+        found: dict[str, Any] = {"size": list(view.size), "expected": expected, "seen": seen, "note": None}
         if seen is None:
-            say("the endpoint counts no tokens, so whether it shows our views unscaled is not known")
+            found["note"] = "the endpoint counts no tokens, so whether it shows our views unscaled is not known"
         elif not expected <= seen <= expected + MARKUP_TOKENS and not skip:
             raise EndpointError(
                 f"{endpoint.url} makes {seen} tokens of a view of {view.width} x {view.height} pixels, where "
@@ -303,6 +304,15 @@ async def _check_view(
                 "out of place. Start the server with MAX_PIXELS at least that of --max-pixels, or name the right "
                 "--family; for a model of another kind: --skip-view-check"
             )
+        elif play.tool and template is not None:
+            least, made = await endpoint.check_view(play.request(job).messages, template.smallest())
+            if made is not None and made > least + MARKUP_TOKENS:
+                found["note"] = (
+                    f"the server makes {made} tokens of a crop of {least}: it scales small crops up, unlike "
+                    'training; for vLLM: --extra \'{"mm_processor_kwargs": {"do_resize": false}}\''
+                )
+        if found["note"]:
+            say(found["note"])
         return found
     return None
 

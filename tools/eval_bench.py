@@ -342,18 +342,23 @@ class _Cell:
         return value
 
 
+_LONG = re.compile(rb"[A-Za-z0-9+/]{10000,}={0,2}")
+
+
 class _Lines:
     """The lines of a binary file as text, and how far into the file they reach."""
 
-    def __init__(self, file: IO[bytes], offset: int = 0) -> None:
+    def __init__(self, file: IO[bytes], offset: int = 0, *, images: bool) -> None:
         file.seek(offset)
         self._file = file
+        self._images = images
         self.offset = offset
 
     def __iter__(self) -> Iterator[str]:
         for line in self._file:
-            self.offset += len(line)
-            yield line.decode("utf-8-sig" if self.offset == len(line) else "utf-8")
+            start, self.offset = self.offset, self.offset + len(line)
+            text = line if self._images else _LONG.sub(b"", line)  # the csv module would go through it bit by bit
+            yield text.decode("utf-8" if start else "utf-8-sig")
 
 
 class _Tsv:
@@ -367,7 +372,7 @@ class _Tsv:
 
     def rows(self) -> Iterator[dict[str, Any]]:
         with self._path.open("rb") as file:
-            lines = _Lines(file)
+            lines = _Lines(file, images=False)
             reader = csv.reader(lines, delimiter="\t")
             self._names = next(reader, [])
             if missing := {"index", "question", "answer", "image"} - set(self._names):
@@ -382,7 +387,7 @@ class _Tsv:
 
     def image(self, place: int) -> Any:
         with self._path.open("rb") as file:
-            cells = next(csv.reader(_Lines(file, self._offsets[place]), delimiter="\t"))
+            cells = next(csv.reader(_Lines(file, self._offsets[place], images=True), delimiter="\t"))
         return dict(zip(self._names, cells, strict=False)).get("image")
 
 

@@ -50,11 +50,6 @@ class Family:
     patch: int
     coordinates: plugin.Coordinates
 
-    @property
-    def factor(self) -> int:
-        """Side of an image token in pixels."""
-        return self.patch * MERGE
-
 
 FAMILIES = {
     family.name: family
@@ -91,10 +86,15 @@ class EndpointTemplate:
         Args:
             family: Of the model.
             max_pixels: The most pixels of a view. Like swift, it is rounded down to whole image tokens.
+
+        Raises:
+            EvalError: That is less than the smallest view.
         """
         self.version = "v3" if family.patch == FAMILIES["qwen3-vl"].patch else "v2_5"
-        area = family.factor**2
         self._patch = family.patch
+        self._area = area = (family.patch * MERGE) ** 2
+        if max_pixels < MIN_IMAGE_TOKENS * area:
+            raise EvalError(f"--max-pixels {max_pixels}: {family.name} takes no fewer than {MIN_IMAGE_TOKENS * area}")
         self._limits = {"min_pixels": MIN_IMAGE_TOKENS * area, "max_pixels": max_pixels // area * area}
 
     def set_mode(self, _mode: str) -> None:
@@ -112,6 +112,14 @@ class EndpointTemplate:
         from qwen_vl_utils import fetch_image  # noqa: PLC0415 - heavy
 
         return fetch_image({"image": image, **self._limits}, image_patch_size=self._patch)  # type: ignore[no-any-return]
+
+    def smallest(self) -> Image.Image:
+        """Returns an image of the smallest size that a view or a crop can have."""
+        return self.scale(Image.new("RGB", (1, 1)))
+
+    def tokens(self, view: Image.Image) -> int:
+        """Returns how many image tokens a view takes."""
+        return view.width * view.height // self._area
 
 
 @dataclass
@@ -187,14 +195,12 @@ class Endpoint:
             Tokens of the view as this module reckons, and as the endpoint counts; None where it does not say.
         """
         assert self.template is not None  # noqa: S101 - for mypy: the caller set it
-        area = (self.template._patch * MERGE) ** 2  # noqa: SLF001 - our own
-        expected = view.width * view.height // area
         uri = await asyncio.to_thread(plugin.to_data_uri, view)
         counts = []
         for images in ([uri], []):
             completion = await self._complete(to_openai(messages, images), {"max_tokens": 1, "temperature": 0.0})
             counts.append(completion.usage.prompt_tokens if completion.usage else 0)
-        return expected, counts[0] - counts[1] if all(counts) else None
+        return self.template.tokens(view), counts[0] - counts[1] if all(counts) else None
 
     async def infer_async(self, infer_request: EvalRequest, request_config: Any, **_: Any) -> Any:
         """Gets the next turn of a trajectory; what swift's engine would be asked for."""
