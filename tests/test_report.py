@@ -14,13 +14,11 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import report
-import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 from report import ReportError, advantages, choose, find_run, read_completions, read_log, read_traces, write_report
-from swift.rl_core.advantage import compute_advantages
-from trace_maker import Generation, Prompt, flush, record
+from trace_maker import HOSTILE, LOG, Generation, Prompt, flush, log, record
 
 from deepeyes_plugin import Tracer
 
@@ -29,21 +27,8 @@ if TYPE_CHECKING:
 
     from trace_maker import Box
 
-HOSTILE = "</script><script>alert(1)</script><!--<script> <img src=x onerror=alert(2)> {{DATA}} &lt; \u2028 \ud800"
 VIEW = Image.linear_gradient("L").resize((140, 84)).convert("RGB")
 BOX: Box = (14, 21, 70, 63)
-LOG = {
-    "loss": 0.01,
-    "reward": 0.5,
-    "rewards/DeepEyesReward/mean": 0.5,
-    "rewards/DeepEyesAccuracy/mean": 0.25,
-    "rewards/DeepEyesFormat/mean": -0.125,
-    "rewards/DeepEyesTool/mean": 0.125,
-    "num_turns": 1.5,
-    "epoch": 0.33333333,
-    "global_step/max_steps": "1/2",
-    "elapsed_time": "1m 19s",
-}
 
 
 def trace(directory: Path, *steps: list[Prompt]) -> Path:
@@ -57,13 +42,6 @@ def trace(directory: Path, *steps: list[Prompt]) -> Path:
 def prompt(question: str = "Which colour?", image: Image.Image = VIEW, **changes: Any) -> Prompt:
     generations = changes.pop("generations", [Generation("red", [BOX]), Generation("red"), Generation("blue")])
     return Prompt(question, "red", image, generations, **changes)
-
-
-def log(directory: Path, *lines: dict[str, Any]) -> Path:
-    directory.mkdir(parents=True, exist_ok=True)
-    path = directory / "logging.jsonl"
-    path.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
-    return path
 
 
 def data_of(page: Path) -> dict[str, Any]:
@@ -190,6 +168,9 @@ class TestHostileText:
 class TestAdvantages:
     @pytest.mark.parametrize("rewards", [[2.0, 0.8, 0.0, 2.0], [1.2] * 4, [-0.2, 0.0, -0.2, 2.0]])
     def test_equal_those_of_swift(self, rewards: list[float]) -> None:
+        import torch  # noqa: PLC0415 - no other test of this file needs it
+        from swift.rl_core.advantage import compute_advantages  # noqa: PLC0415
+
         theirs, _ = compute_advantages(torch.tensor(rewards)[:, None], torch.ones(1), len(rewards))
         assert advantages(rewards) == pytest.approx(theirs.tolist(), abs=2e-3)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass, field
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
@@ -11,10 +12,28 @@ from deepeyes_plugin import Judge, JudgeKind, JudgeSettings, Settings
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from pathlib import Path
 
     from PIL import Image
 
 Box = tuple[int, int, int, int]
+HOSTILE = "</script><script>alert(1)</script><!--<script> <img src=x onerror=alert(2)> {{DATA}} &lt; \u2028 \ud800"
+"""Text that would break out of HTML, of a script or of a template."""
+
+LOG = {
+    "loss": 0.01,
+    "reward": 0.5,
+    "rewards/DeepEyesReward/mean": 0.5,
+    "rewards/DeepEyesAccuracy/mean": 0.25,
+    "rewards/DeepEyesFormat/mean": -0.125,
+    "rewards/DeepEyesTool/mean": 0.125,
+    "num_turns": 1.5,
+    "epoch": 0.33333333,
+    "global_step/max_steps": "1/2",
+    "elapsed_time": "1m 19s",
+}
+"""A line of swift's logging.jsonl."""
+
 JUDGE = Judge(Settings(judge=JudgeSettings(kind=JudgeKind.RULE)))
 
 
@@ -43,6 +62,14 @@ class Prompt:
     source: str = "vstar"
     view_size: tuple[int, int] | None = None
     crops: dict[Box, Image.Image] = field(default_factory=dict)
+
+
+def log(directory: Path, *lines: dict[str, Any]) -> Path:
+    """Writes a logging.jsonl and returns its path."""
+    directory.mkdir(parents=True, exist_ok=True)
+    path = directory / "logging.jsonl"
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
+    return path
 
 
 def columns_of(prompts: Sequence[Prompt], step: int | None) -> tuple[list[str], dict[str, Any]]:

@@ -1,0 +1,352 @@
+"""The report page in a real Chromium: it opens, filters, draws boxes in place, and shows hostile text as text."""
+
+from __future__ import annotations
+
+import io
+import json
+import re
+from collections import Counter
+from contextlib import closing
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from browser import Browser, find_browser
+from PIL import Image
+from report import make_page, read_traces, write_report
+from trace_maker import HOSTILE, LOG, Generation, Prompt, flush, log, record
+
+from deepeyes_plugin import Tracer
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from trace_maker import Box
+
+pytestmark = pytest.mark.skipif(
+    find_browser() is None, reason="no Chromium is installed; `python tools/browser.py` brings one"
+)
+
+GREY = (100, 100, 100)
+PINK, BLUE = (230, 0, 126), (10, 108, 255)  # of the first and the second box
+LEFT: Box = (40, 60, 100, 140)
+RIGHT: Box = (150, 30, 260, 90)
+ATTACK = HOSTILE.replace("alert(1)", "document.title = 'attacked'").replace("alert(2)", "document.title='attacked'")
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    with closing(Browser()) as made:
+        yield made
+
+
+@pytest.fixture(autouse=True)
+def clean(browser: Browser) -> Iterator[None]:
+    """Every test ends with no error in the console and no request but for pages themselves."""
+    browser.errors.clear()
+    browser.requests.clear()
+    yield
+    assert browser.errors == []
+    assert browser.requests
+    assert all(re.fullmatch(r"file://.*\.html", address) for address in browser.requests)
+
+
+def pattern() -> Image.Image:
+    """A picture of 280 x 168 pixels, grey, with the boxes' insides in green and yellow."""
+    image = Image.new("RGB", (280, 168), GREY)
+    image.paste((0, 160, 0), LEFT)
+    image.paste((200, 200, 0), RIGHT)
+    return image
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of 2 steps with one group of each kind, in this order: a mixed one, mathematics, a hostile one."""
+    folder = tmp_path_factory.mktemp("run")
+    tracer = Tracer(folder / "traces", "0")
+    mixed = [
+        Generation("red", [LEFT, RIGHT]),
+        Generation("red"),
+        Generation("blue", [None]),
+        Generation("blue</answer>"),
+    ]
+    maths = Generation("\\boxed{7}")
+    for step in range(2):
+        prompts = [
+            Prompt("Which colour?", "red", pattern(), mixed),
+            Prompt("What is 3 + 4?", "7", pattern(), [maths] * 2, source="thinklite_eureka"),
+            Prompt(ATTACK, ATTACK, pattern(), [Generation(ATTACK, [LEFT], ATTACK)] * 2, source="chart"),
+        ]
+        record(tracer, prompts, step)
+    flush(tracer)
+    log(folder, LOG, {**LOG, "reward": 1.5, "global_step/max_steps": "2/2"})
+    write_report(folder)
+    return folder / "report.html"
+
+
+def pixels(browser: Browser) -> Image.Image:
+    browser.evaluate("Promise.all([...document.images].map(image => image.decode()))")
+    return Image.open(io.BytesIO(browser.screenshot())).convert("RGB")
+
+
+def settle(browser: Browser) -> None:
+    """Waits until events that follow from what was done, such as scrolling, have been handled."""
+    browser.evaluate("new Promise(done => requestAnimationFrame(() => requestAnimationFrame(done)))")
+
+
+def choose(browser: Browser, name: str, value: str) -> None:
+    """Sets a filter as a user does."""
+    browser.evaluate(
+        f"(() => {{ const filter = document.getElementById('filter-{name}'); filter.value = {json.dumps(value)};"
+        "filter.dispatchEvent(new Event('change')); })()"
+    )
+
+
+def listed(browser: Browser) -> list[int]:
+    found: list[int] = browser.evaluate("[...document.querySelectorAll('#list .chip')].map(chip => +chip.dataset.t)")
+    return found
+
+
+def plain(text: str) -> str:
+    """Returns what the page says in the signs of a keyboard."""
+    return text.replace("\N{MULTIPLICATION SIGN}", "x").replace("\N{MINUS SIGN}", "-")
+
+
+def text(browser: Browser, selector: str) -> str:
+    return plain(browser.evaluate(f"document.querySelector({json.dumps(selector)}).innerText"))
+
+
+class TestOpens:
+    @pytest.mark.parametrize("width", [1280, 1920])
+    def test_all_parts_are_there_and_fit(self, browser: Browser, run: Path, width: int) -> None:
+        browser.open(run, width)
+        assert "16 trajectories in 6 groups" in text(browser, "#title")
+        names = browser.evaluate("[...document.querySelectorAll('.chart b')].map(name => name.innerText)")
+        assert names == ["Reward", "Accuracy", "Tool use", "Right with the tool", "Format errors", "Turns"]
+        assert text(browser, "#detail h2") == "Which colour?"
+        assert browser.evaluate("document.documentElement.scrollWidth <= innerWidth")
+
+    def test_trajectory_is_shown_whole(self, browser: Browser, run: Path) -> None:
+        browser.open(run)
+        assert text(browser, "#reference") == "red"
+        shown = text(browser, "#detail")
+        assert "[40, 60, 100, 140]" in shown
+        assert "[150, 30, 260, 90]" in shown
+        sum_ = " ".join(text(browser, ".sum").split())
+        assert sum_ == "0.8 x 1 accuracy + 0.2 x 0 format + 1.2 x 1 tool = 2.0 reward"
+        order = browser.evaluate("[...document.querySelectorAll('.turn h3, .crop')].map(part => part.tagName)")
+        assert order == ["H3", "H3", "H3", "FIGURE", "H3", "FIGURE", "H3"]  # the prompt's two, then turns and crops
+        tags = browser.evaluate("[...document.querySelectorAll('.turn > .text .tag')].map(tag => tag.innerText)")
+        assert tags[-4:] == ["<think>", "</think>", "<answer>", "</answer>"]
+
+    def test_curves_hold_what_was_logged(self, browser: Browser, run: Path) -> None:
+        browser.open(run)
+        assert text(browser, ".chart .last") == "1.5"
+        heights = browser.evaluate(
+            "[...document.querySelectorAll('.chart circle')].slice(0, 2).map(c => +c.getAttribute('cy'))"
+        )
+        assert heights[0] > heights[1]  # 0.5, then 1.5
+        browser.click("#curves summary")
+        settle(browser)
+        assert "loss" in text(browser, "#curves details")
+
+    def test_log_alone_is_shown(self, browser: Browser, tmp_path: Path) -> None:
+        log(tmp_path, LOG)
+        browser.open(write_report(tmp_path))
+        assert "No trajectories were recorded" in text(browser, "#list")
+        assert text(browser, ".chart .last") == "0.5"
+
+
+def area_of(browser: Browser, selector: str, place: int = 0) -> list[float]:
+    """Returns where an element is on the screen: left, top, right and bottom in pixels."""
+    element = f"document.querySelectorAll({json.dumps(selector)})[{place}]"
+    area: list[float] = browser.evaluate(f"(r => [r.x, r.y, r.right, r.bottom])({element}.getBoundingClientRect())")
+    return area
+
+
+class TestBoxes:
+    def edges(self, browser: Browser, colour: tuple[int, int, int]) -> tuple[int, int, int, int]:
+        """Finds the inner edges of a drawn box on the screen, by its colour alone, as (x1, y1, x2, y2)."""
+        screen = pixels(browser)
+        left, top, right, bottom = map(round, area_of(browser, ".view"))
+        places = [
+            (x, y)
+            for x in range(max(0, left - 4), min(screen.width, right + 4))
+            for y in range(max(0, top - 4), min(screen.height, bottom + 4))
+            if screen.getpixel((x, y)) == colour
+        ]
+        columns = {x for x, count in Counter(x for x, _ in places).items() if count > 60}
+        rows = {y for y, count in Counter(y for _, y in places).items() if count > 60}
+        assert columns
+        assert rows
+        middle_x, middle_y = (min(columns) + max(columns)) / 2, (min(rows) + max(rows)) / 2
+        x1 = max(x for x in columns if x < middle_x) + 1
+        y1 = max(y for y in rows if y < middle_y) + 1
+        x2, y2 = min(x for x in columns if x > middle_x), min(y for y in rows if y > middle_y)
+        return x1 - left, y1 - top, x2 - left, y2 - top
+
+    @pytest.mark.parametrize("width", [1280, 1920])
+    @pytest.mark.parametrize("factor", [1, 3])  # the picture is recorded as the view, or as a larger original
+    def test_boxes_are_drawn_in_the_right_place(
+        self, browser: Browser, tmp_path: Path, width: int, factor: int
+    ) -> None:
+        image = pattern().resize((280 * factor, 168 * factor), Image.Resampling.NEAREST)
+        tracer = Tracer(tmp_path, "0")
+        record(tracer, [Prompt("?", "red", image, [Generation("red", [LEFT, RIGHT])], view_size=(280, 168))], 0)
+        flush(tracer)
+        browser.open(write_report(tmp_path), width, 1000)
+        browser.evaluate("document.querySelector('.view').scrollIntoView({block: 'center'})")
+        shown = browser.evaluate("document.querySelector('.view img').getBoundingClientRect().width")
+        for box, colour in ((LEFT, PINK), (RIGHT, BLUE)):
+            expected = [edge * shown / 280 for edge in box]
+            assert self.edges(browser, colour) == pytest.approx(expected, abs=1.5)
+
+    def test_box_holds_just_what_the_crop_shows(self, browser: Browser, run: Path) -> None:
+        browser.open(run)
+        browser.evaluate("document.querySelector('.view').scrollIntoView({block: 'center'})")
+        screen = pixels(browser)
+        for number, colour in enumerate(((0, 160, 0), (200, 200, 0))):
+            x1, y1, x2, y2 = map(round, area_of(browser, ".box", number))
+            for place in ((x1 + 3, y1 + 3), (x2 - 4, y1 + 3), (x1 + 3, y2 - 4), (x2 - 4, y2 - 4)):
+                assert screen.getpixel(place) == pytest.approx(colour, abs=6)
+
+    def test_crops_are_shown_at_their_turns(self, browser: Browser, run: Path) -> None:
+        browser.open(run, 1280, 1600)
+        for number, colour in enumerate(((0, 160, 0), (200, 200, 0))):
+            x1, y1, x2, y2 = area_of(browser, ".crop img", number)
+            assert pixels(browser).getpixel((round((x1 + x2) / 2), round((y1 + y2) / 2))) == pytest.approx(
+                colour, abs=6
+            )
+
+
+class TestFilters:
+    @pytest.mark.parametrize(
+        ("name", "value", "expected"),
+        [
+            ("step", "2", [8, 9, 10, 11, 12, 13, 14, 15]),
+            ("source", "thinklite_eureka", [4, 5, 12, 13]),
+            ("zoom", "zoomed", [0, 6, 7, 8, 14, 15]),
+            ("zoom", "every call refused", [2, 10]),
+            ("zoom", "no call", [1, 3, 4, 5, 9, 11, 12, 13]),
+            ("format", "error", [3, 11]),
+            ("judge", "rule", [2, 3, 10, 11]),
+            ("verdict", "wrong", [2, 3, 10, 11]),
+        ],
+    )
+    def test_one_filter(self, browser: Browser, run: Path, name: str, value: str, expected: list[int]) -> None:
+        browser.open(run)
+        choose(browser, name, value)
+        assert listed(browser) == expected
+        assert text(browser, "#count") == f"{len(expected)} of 16 trajectories"
+
+    def test_filters_add_up_and_go_away(self, browser: Browser, run: Path) -> None:
+        browser.open(run)
+        choose(browser, "verdict", "wrong")
+        choose(browser, "step", "1")
+        choose(browser, "zoom", "every call refused")
+        assert listed(browser) == [2]
+        assert "Call refused: empty_box" in text(browser, "#detail")  # the first match is shown
+        choose(browser, "source", "chart")
+        assert listed(browser) == []
+        assert "Nothing matches" in text(browser, "#list")
+        for name in ("verdict", "step", "zoom", "source"):
+            choose(browser, name, "")
+        assert listed(browser) == list(range(16))
+
+    def test_text_is_searched(self, browser: Browser, run: Path) -> None:
+        browser.open(run)
+        browser.evaluate("document.getElementById('filter-text').value = 'BOXED{7'")
+        browser.evaluate("document.getElementById('filter-text').dispatchEvent(new Event('input'))")
+        assert listed(browser) == [4, 5, 12, 13]
+
+    def test_keys_and_clicks_move(self, browser: Browser, run: Path) -> None:
+        browser.open(run)
+        browser.press("j")
+        assert browser.evaluate("location.hash") == "#1"
+        browser.press("k")
+        assert browser.evaluate("location.hash") == "#0"
+        browser.click(".chip[data-t='4']")
+        assert text(browser, "#detail h2") == "What is 3 + 4?"
+        assert "1.2 x 1" in text(browser, ".sum")
+        browser.click("tr[data-t='5']")
+        assert browser.evaluate("location.hash") == "#5"
+
+    def test_click_on_a_curve_shows_its_step(self, browser: Browser, run: Path) -> None:
+        browser.open(run)
+        _, top, right, bottom = area_of(browser, ".chart svg")
+        click = f"new MouseEvent('click', {{clientX: {right - 8}, clientY: {(top + bottom) / 2}}})"
+        browser.evaluate(f"document.querySelector('.chart svg').dispatchEvent({click})")
+        assert listed(browser) == list(range(8, 16))
+
+
+class TestGroup:
+    def test_generations_stand_side_by_side_with_their_advantages(self, browser: Browser, run: Path) -> None:
+        browser.open(run)
+        browser.click("#beside")
+        cards = browser.evaluate("[...document.querySelectorAll('[data-beside]')].map(card => card.innerText)")
+        tops = browser.evaluate(
+            "[...document.querySelectorAll('[data-beside]')].map(card => card.getBoundingClientRect().y)"
+        )
+        assert len(set(tops)) == 1
+        rewards = [2.0, 0.8, 0.0, -0.2]
+        mean = sum(rewards) / 4
+        deviation = (sum((reward - mean) ** 2 for reward in rewards) / 3) ** 0.5
+        for card, reward in zip(map(plain, cards), rewards, strict=True):
+            assert f"advantage {round((reward - mean) / (deviation + 1e-4), 2):g}" in card
+            assert f"{reward:.1f}" in card
+        assert "(reward - mean) / (standard deviation + 0.0001)" in text(browser, "#detail")
+
+    def test_table_lists_them_too(self, browser: Browser, run: Path) -> None:
+        browser.open(run)
+        rows = browser.evaluate("[...document.querySelectorAll('tbody tr')].map(row => row.innerText.split('\\t'))")
+        rows = [[plain(cell).strip() for cell in row] for row in rows]
+        assert [row[4] for row in rows] == ["2.0", "0.8", "0.0", "-0.2"]
+        assert [row[3] for row in rows] == ["ok", "ok", "ok", "error"]
+        assert rows[0][5] == "1.35"
+
+
+class TestHostileText:
+    def test_it_is_shown_as_text(self, browser: Browser, run: Path) -> None:
+        browser.open(run)
+        choose(browser, "source", "chart")
+        assert browser.evaluate("document.title") == f"{run.parent.name} - DeepEyes report"
+        assert browser.evaluate("document.querySelector('#detail h2').textContent").startswith(
+            "</script><script>document"
+        )
+        assert "onerror=document.title" in text(browser, ".card > .turn:last-child .text")
+        browser.click("#beside")
+        assert "onerror=document.title" in text(browser, "[data-beside]")
+        counts = browser.evaluate(
+            "[document.scripts.length, document.querySelectorAll('article script, article b > *, img[onerror]').length]"
+        )
+        assert counts == [2 + browser.evaluate("document.querySelectorAll('[id^=image-]').length"), 0]
+
+    def test_script_that_got_in_would_not_run(self, browser: Browser, run: Path, tmp_path: Path) -> None:
+        page = tmp_path / "page.html"
+        attack = "<script>document.title = 'attacked'</script><img src='http://127.0.0.1:9/x'></body>"
+        page.write_text(run.read_text(encoding="utf-8").replace("</body>", attack), encoding="utf-8")
+        browser.open(page)
+        assert browser.evaluate("document.title") != "attacked"
+        assert len(browser.errors) == 2
+        assert all("Content Security Policy" in error for error in browser.errors)
+        browser.errors.clear()
+        del browser.requests[1:]  # the picture's, which Chromium counts although it is refused
+
+
+def test_two_thousand_trajectories_open(browser: Browser, tmp_path: Path) -> None:
+    tracer = Tracer(tmp_path, "0")
+    record(tracer, [Prompt("Which colour?", "red", pattern(), [Generation("red", [LEFT])] * 8)], 0)
+    flush(tracer)
+    records: list[dict[str, Any]] = [
+        {**one, "step": step, "group": (step,)} for step in range(250) for one in read_traces(tmp_path)
+    ]
+    page = tmp_path / "page.html"
+    page.write_text(make_page("large", [], records, []), encoding="utf-8")
+    browser.open(page)
+    assert "2,000 trajectories" in text(browser, "#title")
+    assert 0 < len(listed(browser)) < 1000  # the rest is drawn as one scrolls
+    browser.evaluate("document.getElementById('list').scrollTop = 1e6")
+    settle(browser)
+    assert len(listed(browser)) > 480
+    choose(browser, "step", "249")
+    assert listed(browser) == list(range(1992, 2000))
