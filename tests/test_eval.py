@@ -125,6 +125,14 @@ class TestScores:
         assert all("image_zoom_in_tool" not in "".join(seen.texts) for seen in script.seen)
         assert (report["all"]["accuracy"], report["all"]["no_answer"], report["tool"]) == (0, 6, False)
 
+    def test_model_that_reads_crops_fails_where_they_are_blank(self, vstar: Path, tmp_path: Path) -> None:
+        def honest(seen: Seen) -> str:
+            return "blank" if seen.turn > 1 and not np.ptp(np.asarray(seen.images[-1])) else perfect(seen)
+
+        with serving(Script(honest)) as script:
+            _, report = evaluate(tmp_path / "run", script, "--bench", "vstar", "--data", vstar, "--blank-crops")
+        assert (report["all"]["accuracy"], report["all"]["no_answer"], report["all"]["zooms"]) == (0, 6, 6)
+
     @pytest.mark.parametrize("samples", [1, 3])
     def test_always_a_scores_chance_where_options_cycle(self, vstar: Path, tmp_path: Path, samples: int) -> None:
         arguments = ("--bench", "vstar", "--data", vstar, "--options", "cycle", "--samples", samples)

@@ -64,6 +64,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     add("--crop-source", choices=["view", "original"], help="default: DEEPEYES_CROP_SOURCE")
     add("--rules", choices=["corrected", "official"], help="default: DEEPEYES_RULES")
     add("--no-tool", action="store_true", help="the baseline: one turn and no zoom")
+    add("--blank-crops", action="store_true", help="a control: zooms work, but every crop is grey")
     add("--max-turns", type=_whole, default=env.get("MAX_TURNS") or 5, help="default: MAX_TURNS, else %(default)s")
     add("--max-pixels", type=_whole, default=env.get("MAX_PIXELS") or 602112, help="of a view; as in training")
     add("--max-tokens", type=_whole, default=2048, help="of a turn (default: %(default)s)")
@@ -80,7 +81,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     add("--retries", type=int, default=20, help="of a request, with backoff up to 8 s (default: %(default)s)")
     add("--timeout", type=float, default=600.0, help="seconds for one reply (default: %(default)s)")
     add("--skip-view-check", action="store_true", help="go on where the server scales our views again")
-    add("--out", type=Path, help="folder of the run (default: output/eval/BENCH-MODEL-zoom or -notool)")
+    add("--out", type=Path, help="folder of the run (default: output/eval/BENCH-MODEL-zoom, -blank or -notool)")
     return parser.parse_args(arguments)
 
 
@@ -143,6 +144,7 @@ async def evaluate(options: argparse.Namespace, bench: Bench) -> int:
         "rows": f"{zlib.crc32(repr([(item.id, item.question, item.options) for item in bench.items]).encode()):08x}",
         "model": model,
         "tool": tool,
+        "blank_crops": options.blank_crops,
         "family": family.name,
         "coordinates": plugin.SETTINGS.coordinates.value,
         "crop_source": plugin.SETTINGS.crop_source.value,
@@ -154,7 +156,8 @@ async def evaluate(options: argparse.Namespace, bench: Bench) -> int:
         "prompt": asdict(prompt),
     }
     short = re.sub(r"[^\w.-]+", "-", model.rstrip("/").rpartition("/")[2])
-    out = options.out or ROOT / "output" / "eval" / f"{bench.name}-{short}-{'zoom' if tool else 'notool'}"
+    kind = ("blank" if options.blank_crops else "zoom") if tool else "notool"
+    out = options.out or ROOT / "output" / "eval" / f"{bench.name}-{short}-{kind}"
     facts: dict[str, Any] = {**settings, "url": options.url, "samples": options.samples, "view_tokens": None}
     journal = eval_run.Journal(out)
     seconds, facts["started"] = _same_settings(out, settings)
@@ -168,7 +171,7 @@ async def evaluate(options: argparse.Namespace, bench: Bench) -> int:
     start = time.monotonic()
     try:
         if todo:
-            scheduler = eval_endpoint.EvalScheduler(endpoint, options.max_turns)
+            scheduler = eval_endpoint.EvalScheduler(endpoint, options.max_turns, blank_crops=options.blank_crops)
             facts["view_tokens"] = await _check_view(todo, play, scheduler, endpoint, skip=options.skip_view_check)
             outcome = await eval_run.play_all(jobs, play, scheduler, journal)
     finally:

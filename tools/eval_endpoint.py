@@ -38,6 +38,7 @@ MERGE = 2
 """Patches along each side of an image token."""
 MIN_IMAGE_TOKENS = 4
 """Of every image; qwen_vl_utils scales smaller ones up."""
+GREY = (128, 128, 128)
 MARKUP_TOKENS = 8
 """How many more tokens than those of its pixels an image may take: Qwen's models put one before it and one after."""
 
@@ -279,9 +280,25 @@ def to_openai(messages: Sequence[dict[str, Any]], images: Sequence[str]) -> list
 class EvalScheduler(plugin.DeepEyesScheduler):
     """The scheduler of the plugin, in front of an endpoint."""
 
-    def __init__(self, endpoint: Endpoint, max_turns: int) -> None:
-        """Makes a scheduler; `endpoint.template` must be set."""
+    def __init__(self, endpoint: Endpoint, max_turns: int, *, blank_crops: bool = False) -> None:
+        """Makes a scheduler.
+
+        Args:
+            endpoint: Its `template` must be set.
+            max_turns: Turns of the model in a trajectory.
+            blank_crops: Whether crops are painted grey, as a control.
+        """
         super().__init__(infer_engine=endpoint, max_turns=max_turns)
+        self._blank_crops = blank_crops
+
+    def step(self, infer_request: Any, response_choice: Any, current_turn: int) -> Any:
+        """Appends the observation of a turn to the request."""
+        images = infer_request.images
+        before = len(images)
+        result = super().step(infer_request, response_choice, current_turn)
+        if self._blank_crops:
+            images[before:] = [Image.new("RGB", crop.size, GREY) for crop in images[before:]]
+        return result
 
     def set_assistant_message_token_ids(self, infer_request: Any, token_ids: list[int]) -> None:
         """Keeps the text of a turn: an endpoint gives and takes no token ids."""

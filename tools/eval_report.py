@@ -258,7 +258,7 @@ def table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
 
 def render(report: Mapping[str, Any]) -> str:
     """Returns the report as the terminal shows it."""
-    head = f"{report['bench']} | {report['model']} | {'zoom' if report['tool'] else 'no tool'} | {report['options']}"
+    head = f"{_title(report)} | {report['options']}"
     total = report["all"]
     if total is None:
         return f"{head}\nnothing was answered"
@@ -363,7 +363,8 @@ def compare_runs(first: Mapping[str, Any], second: Mapping[str, Any]) -> tuple[d
 
 
 def _title(report: Mapping[str, Any]) -> str:
-    return f"{report['bench']} | {report['model']} | {'zoom' if report['tool'] else 'no tool'}"
+    kind = ("blank crops" if report["blank_crops"] else "zoom") if report["tool"] else "no tool"
+    return f"{report['bench']} | {report['model']} | {kind}"
 
 
 def _signed(share: Share) -> str:
