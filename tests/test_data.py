@@ -563,7 +563,7 @@ def hub(tmp_path: Path) -> Iterator[str]:
 class TestDownload:
     """The hubs' own clients, against a server on this machine."""
 
-    @pytest.mark.parametrize("name", ["huggingface", "modelscope"])
+    @pytest.mark.parametrize("name", ["huggingface", pytest.param("modelscope", marks=pytest.mark.slow)])
     def test_missing_file_arrives_whole_though_the_transfer_breaks(self, tmp_path: Path, hub: str, name: str) -> None:
         directory = tmp_path / "data"
         directory.mkdir()

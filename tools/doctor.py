@@ -397,6 +397,10 @@ def request(method: str, url: str, key: str = "") -> tuple[int, Any]:
         return status, None
 
 
+def _reason(error: OSError) -> object:
+    return getattr(error, "reason", error)  # urllib wraps what happened
+
+
 def is_free(host: str, port: int) -> bool:
     """Tells whether nothing accepts connections there."""
     try:
@@ -473,7 +477,7 @@ def check_replica(core: ModuleType, url: str) -> list[Finding]:
     try:
         served = models_of(url, settings.api_key)
     except OSError as error:
-        return [Finding("judge", Level.ERROR, f"nothing answers at {url}: {error}", mend)]
+        return [Finding("judge", Level.ERROR, f"nothing answers at {url}: {_reason(error)}", mend)]
     if served is None:
         try:
             rollout = engine_of(f"{urlsplit(url).scheme}://{urlsplit(url).netloc}") is not None
@@ -530,7 +534,7 @@ def check_rollout(plan: Plan) -> list[Finding]:
     try:
         engine = engine_of(base)
     except OSError as error:
-        return [Finding("rollout server", Level.ERROR, f"nothing answers at {base}: {error}", mend)]
+        return [Finding("rollout server", Level.ERROR, f"nothing answers at {base}: {_reason(error)}", mend)]
     if engine is None:
         text = f"what answers at {base} is no rollout server"
         return [Finding("rollout server", Level.ERROR, text, f"{mend}, ROLLOUT_PORT for both")]
