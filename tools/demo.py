@@ -274,8 +274,7 @@ class Demo:
     def mix(self, warmed: Path) -> Path:
         """Train with `swift sft` on a mix of zooms and guesses, and choose a checkpoint by its tool use."""
         plan = self._plan
-        sources = run.source_hash("demo_task.py", "demo_run.py")
-        made_by = {"warmed": warmed.name, "seed": plan.seed, "sources": sources}
+        made_by = {"warmed": warmed.name, "seed": plan.seed, "sources": run.source_hash("demo_task.py")}
         made_by |= {name: getattr(plan, name) for name in ("mix_steps", "mix_every", "mix_zooms", "mix_hits")}
 
         def make(folder: Path) -> None:

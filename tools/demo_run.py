@@ -25,6 +25,7 @@ POLL_SECONDS = 0.3
 KILL_AFTER_SECONDS = 5.0
 """How long a stage may take to end on SIGTERM."""
 LOG_TAIL_LINES = 12
+MICRO_BATCH = 4
 Z95 = 1.959964
 """Two-sided 95 % quantile of the normal distribution."""
 MODEL_ARGUMENTS = ("--model_type", "qwen2_5_vl", "--template", "qwen2_5_vl", "--torch_dtype", "float32")
@@ -204,7 +205,11 @@ def summary_of(step: Mapping[str, Any]) -> dict[str, float]:
 
 
 def grpo_words(model: Path, dataset: Path, *, steps: int, batch: int, generations: int) -> list[str]:
-    """Give the command line of `swift rlhf` with the plugin, as far as both forms of the demo share it."""
+    """Give the command line of `swift rlhf` with the plugin, as far as both forms of the demo share it.
+
+    A step's trajectories are generated together, but trained on four at a time: each holds logits over the whole
+    vocabulary for a hundred tokens, and sixteen of them would take five gigabytes.
+    """
     return [
         *("rlhf", "--rlhf_type", "grpo", "--model", str(model), *MODEL_ARGUMENTS, *TRAINING_ARGUMENTS),
         *("--external_plugins", str(PLUGIN), str(ROOT / "tools" / "demo_sampling.py")),
@@ -212,7 +217,8 @@ def grpo_words(model: Path, dataset: Path, *, steps: int, batch: int, generation
         *("--reward_funcs", "deepeyes_reward", "deepeyes_accuracy", "deepeyes_format", "deepeyes_tool"),
         *("--reward_weights", "1", "0", "0", "0"),
         *("--dataset", str(dataset), "--columns", '{"prompt": "messages"}', "--remove_unused_columns", "false"),
-        *("--max_steps", str(steps), "--per_device_train_batch_size", str(batch)),
+        *("--max_steps", str(steps), "--per_device_train_batch_size", str(MICRO_BATCH)),
+        *("--gradient_accumulation_steps", str(batch // MICRO_BATCH)),
         *("--num_generations", str(generations), "--loss_type", "bnpo", "--beta", "0"),
         *("--temperature", "1", "--top_k", "20", "--top_p", "1"),
     ]
