@@ -122,7 +122,7 @@ class TestOpens:
         browser.open(run, width)
         assert "16 trajectories in 6 groups" in text(browser, "#title")
         names = browser.evaluate("[...document.querySelectorAll('.chart b')].map(name => name.innerText)")
-        assert names == ["Reward", "Accuracy", "Tool use", "Right with the tool", "Format errors", "Turns"]
+        assert names == ["Reward", "Accuracy", "Tool use", "Tool reward", "Format errors", "Turns"]
         assert text(browser, "#detail h2") == "Which colour?"
         assert browser.evaluate("document.documentElement.scrollWidth <= innerWidth")
 
@@ -300,9 +300,8 @@ class TestGroup:
         browser.open(run)
         rows = browser.evaluate("[...document.querySelectorAll('tbody tr')].map(row => row.innerText.split('\\t'))")
         rows = [[plain(cell).strip() for cell in row] for row in rows]
-        assert [row[4] for row in rows] == ["2.0", "0.8", "0.0", "-0.2"]
-        assert [row[3] for row in rows] == ["ok", "ok", "ok", "error"]
-        assert rows[0][5] == "1.35"
+        assert [row[3] for row in rows] == ["2.0", "0.8", "0.0", "-0.2 !"]
+        assert rows[0][4] == "1.35"
 
 
 class TestHostileText:

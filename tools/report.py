@@ -244,7 +244,7 @@ def make_curves(log: dict[str, Points], records: Sequence[Record]) -> list[dict[
         ("Reward", "mean reward", log.get("reward", []), lambda record: record["score"]["total"]),
         ("Accuracy", "share of right answers", log.get(accuracy, []), lambda record: record["score"]["accuracy"]),
         ("Tool use", "share that got a crop", [], lambda record: float(record["num_zooms"] > 0)),
-        ("Right with the tool", "share: right and zoomed", log.get(tool, []), lambda record: record["score"]["tool"]),
+        ("Tool reward", "share: right and zoomed", log.get(tool, []), lambda record: record["score"]["tool"]),
         (
             "Format errors",
             "share of trajectories",
