@@ -1420,12 +1420,21 @@ class Judge:
         }
         rest = [question for question in questions if question not in verdicts]
         if self._settings.judge.kind is JudgeKind.RULE:
-            verdicts.update((question, Verdict(rule_verdict(*question[1:]), "rule")) for question in rest)
+            verdicts.update((question, Verdict(self._agrees(question), "rule")) for question in rest)
         elif rest:
             if self._client is None:
                 self._client = JudgeClient(self._settings.judge, self.stats)
             verdicts.update(zip(rest, self._client.verdicts(rest), strict=True))
         return verdicts
+
+    def _agrees(self, question: Question) -> bool:
+        """Asks the rule judge; where the reference is a number or a formula, math_verify too."""
+        if rule_verdict(*question[1:]):
+            return True
+        formula = question.scoring is Scoring.VISUAL and re.fullmatch(
+            r"[^A-Za-z]*\d[^A-Za-z]*|\S*\\\S*", question.reference
+        )
+        return bool(formula) and self._math.equal(question.reference, question.answer, self._settings.rules)
 
 
 # ---------------------------------------------------------------------------------------------------------

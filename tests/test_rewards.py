@@ -267,6 +267,29 @@ class TestRewardFunctions:
             orms["deepeyes_reward"]()([""] * 3, **columns)
 
 
+class TestRuleJudge:
+    """`DEEPEYES_JUDGE=rule`, as rewards ask it."""
+
+    @pytest.mark.parametrize(
+        ("reference", "answer", "right"),
+        [
+            ("0.5", "1/2", True),
+            ("50%", "0.5", True),
+            (r"\frac{1}{2}", "0.5", True),
+            ("12", "13", False),
+            ("12", "12 or 13", False),
+            ("The mug is white.", "white", True),
+            ("The mug is white.", "blue", False),
+        ],
+    )
+    def test_numbers_go_to_math_verify_and_words_to_the_rules(self, reference: str, answer: str, right: bool) -> None:  # noqa: FBT001
+        settings = deepeyes.read_settings({"DEEPEYES_JUDGE": "rule"})
+        judge = deepeyes.Judge(settings)
+        question = Question(Scoring.VISUAL, "What colour is the mug?", reference, answer)
+        assert judge.verdicts([question]) == [Verdict(right, "rule")]
+        judge.close()
+
+
 class TestMessages:
     """Where the text of a trajectory comes from."""
 
