@@ -1347,7 +1347,8 @@ class JudgeClient:
         except (aiohttp.ClientError, OSError, ValueError) as error:
             raise _TransientError(f"{type(error).__name__}: {self._quote(str(error))}") from error
         text = content.decode("utf-8", "replace")
-        if status in (408, 409, 429) or status >= 500:  # noqa: PLR2004 - what the openai SDK repeats, too
+        # 408 to 500 are what the openai SDK repeats, too; swift deploy says with 400 that its vLLM died.
+        if status in (408, 409, 429) or status >= 500 or "EngineCore encountered" in text:  # noqa: PLR2004 - HTTP
             raise _TransientError(f"status {status}: {self._quote(text)}", _seconds(retry_after))
         return status, text
 
