@@ -114,6 +114,7 @@ FAULTS = {
     "hang": hang,
     "cut off": stop_halfway,
     **{f"status {status}": respond(status, b"later") for status in (408, 409, 429, 500, 502, 503, 529)},
+    "swift deploy without its engine": respond(400, b'{"message": "EngineCore encountered an issue. See ..."}'),
     "retry-after 0": respond(429, b"", "Retry-After: 0\r\n"),
     "retry-after nonsense": respond(503, b"", "Retry-After: soon\r\n"),
     "not JSON": respond(200, b"<html>Bad Gateway</html>"),
@@ -197,7 +198,7 @@ class TestFault:
         client, asked = connect(server), questions(2)
         assert client.verdicts(asked) == truth(asked)
         times = [call.time for call in server.calls if call.answer == "wrong 0"]
-        assert 0.95 < times[1] - times[0] < 3
+        assert 0.95 < times[1] - times[0] < 10
 
     @given(st.integers(1, 10_000), st.floats(0, 1))
     def test_backoff_grows_to_a_limit(self, failures: int, jitter: float) -> None:
@@ -218,7 +219,7 @@ class TestRefusal:
         start = time.monotonic()
         with pytest.raises(JudgeError, match=rf"{server.url} .*status {status}: .*prompt of 9000 tokens") as caught:
             connect(server, patience=60).verdicts(questions(100))
-        assert time.monotonic() - start < 5
+        assert time.monotonic() - start < 10
         assert len(server.calls) <= 64
         assert "\n" not in str(caught.value)
 
@@ -292,15 +293,15 @@ class TestOutage:
                 one.stop()
             else:
                 one.script = always(fault)
-        client = connect(server, other, patience=1.0, timeout=0.4)
+        client = connect(server, other, patience=1.0, timeout=0.4 if fault is hang else 60.0)
         start = time.monotonic()
         with pytest.raises(JudgeError, match=cause) as caught:
             client.verdicts(questions(100))
-        assert 1.0 <= time.monotonic() - start < 3.0
+        assert 1.0 <= time.monotonic() - start < 10.0
         message = str(caught.value)
         for part in (server.url, other.url, "DEEPEYES_JUDGE_PATIENCE=1", "bash deploy_judge.sh", "DEEPEYES_JUDGE=rule"):
             assert part in message
-        assert 1.0 <= float(message.partition("answered for ")[2].split()[0]) < 3.0
+        assert 1.0 <= float(message.partition("answered for ")[2].split()[0]) < 10.0
 
     def test_models_that_hang_end_in_time_too(self, server: JudgeServer, connect: Callable[..., JudgeClient]) -> None:
         """All calls of a batch wait for the one request to `/models`; none of them starts another wait after it."""
@@ -310,7 +311,16 @@ class TestOutage:
             start = time.monotonic()
             with pytest.raises(JudgeError, match=r"no reply in 0\.4 s"):
                 client.verdicts(questions(64))
-            assert time.monotonic() - start < 3.0
+            assert time.monotonic() - start < 10.0  # and not 64 x 0.4 s
+
+    def test_patience_below_the_timeout_ends_a_call(
+        self, server: JudgeServer, connect: Callable[..., JudgeClient]
+    ) -> None:
+        server.script = always(hang)
+        start = time.monotonic()
+        with pytest.raises(JudgeError, match=r"no reply in 0\.5 s"):
+            connect(server, patience=0.5, timeout=60).verdicts(questions(3))
+        assert time.monotonic() - start < 10
 
     def test_slow_judge_outlasts_the_patience(self, server: JudgeServer, connect: Callable[..., JudgeClient]) -> None:
         """The patience is for silence, and not for a batch."""
@@ -346,21 +356,28 @@ class TestReplicas:
         client, asked = connect(server, other, timeout=0.5, concurrency=16), questions(600)
         start = time.monotonic()
         assert client.verdicts(asked) == truth(asked)
-        assert time.monotonic() - start < 4
         assert 1 <= len(other.calls) <= 8 + 4
+        assert time.monotonic() - start < 10
 
-    def test_one_that_comes_back_is_used_again(
-        self, server: JudgeServer, other: JudgeServer, connect: Callable[..., JudgeClient]
+    def test_one_that_comes_back_is_used_again_and_both_are_told(
+        self, server: JudgeServer, other: JudgeServer, connect: Callable[..., JudgeClient], log: list[str]
     ) -> None:
         server.latency = other.latency = 0.01
         other.stop()
         client = connect(server, other)
-        client.verdicts(questions(100))
+        client.verdicts(questions(1000))
         other.start()
-        time.sleep(0.5)
-        asked = questions(400, start=100)
-        assert client.verdicts(asked) == truth(asked)
+        for step in range(1, 100):
+            asked = questions(100, start=1000 * step)
+            assert client.verdicts(asked) == truth(asked)
+            if len(other.calls) > 100:
+                break
         assert len(other.calls) > 100
+        assert [line.partition(": Client")[0] for line in log if other.url in line] == [
+            f"judge: {other.url} fails and is tried again from time to time",
+            f"judge: '{MODEL}' at {other.url}",
+            f"judge: {other.url} answers again",
+        ]
 
 
 class TestModel:
