@@ -215,27 +215,35 @@ class TestCache:
 class TestStop:
     """Whatever ends the demo ends what it started."""
 
-    def test_interrupt_ends_the_whole_process_group(self, tmp_path: Path) -> None:
-        fake = tmp_path / "bin"
-        fake.mkdir()
-        (fake / "python").symlink_to(sys.executable)
-        (fake / "swift").write_text(f"#!/bin/sh\nsleep 300 &\necho $! > {tmp_path}/child\nwait\n")
-        (fake / "swift").chmod(0o755)
-        script = (
-            f"import sys, pathlib; sys.path.insert(0, {str(ROOT / 'tools')!r}); import demo_run; "
-            f"sys.executable = {str(fake / 'python')!r}; import signal; "
-            "signal.signal(signal.SIGINT, signal.default_int_handler); "
-            f"demo_run.run_swift(['rlhf'], pathlib.Path({str(tmp_path)!r}), {{'PATH': '/usr/bin:/bin'}}, print)"
+    @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+    def test_signal_ends_the_whole_process_group(self, tmp_path: Path, number: signal.Signals) -> None:
+        """The real program, with a model in its cache and a `swift` that starts a child and never ends."""
+        tools = tmp_path / "bin"
+        tools.mkdir()
+        python, swift, child = tools / "python", tools / "swift", tmp_path / "child"
+        python.write_text(f'#!/bin/sh\nexec {sys.executable} "$@"\n')
+        swift.write_text(f"#!/bin/sh\nsleep 300 &\necho $! > {child}\nwait\n")
+        for program in (python, swift):
+            program.chmod(0o755)
+        script = tmp_path / "stop.py"
+        script.write_text(
+            f"import sys; sys.path[:0] = [{str(ROOT / 'tools')!r}]; sys.executable = {str(python)!r}; "
+            "import demo; demo.build_model = lambda cache, seed: cache.directory; "
+            f"sys.argv = ['demo.py', '--dataset', {str(tmp_path / 'rows.parquet')!r}]; demo.end_on_signals(); "
+            "sys.exit(demo.main(sys.argv[1:]))"
         )
-        process = subprocess.Popen([sys.executable, "-c", script], stderr=subprocess.DEVNULL)
-        deadline = time.monotonic() + 60
-        while not (tmp_path / "child").is_file() or not (tmp_path / "child").read_text().strip():
+        rows = [demo_task.row(0, PICTURES[0], "test")]
+        demo_task.write_parquet(rows, tmp_path / "rows.parquet")
+        env = os.environ | {"DEEPEYES_CACHE": str(tmp_path / "cache")}
+        process = subprocess.Popen([sys.executable, script], env=env, stderr=subprocess.PIPE, text=True)
+        deadline = time.monotonic() + 120
+        while not child.is_file() or not child.read_text().strip():
             assert time.monotonic() < deadline
             time.sleep(0.1)
-        child = int((tmp_path / "child").read_text())
-        process.send_signal(signal.SIGINT)
-        process.wait(30)
-        state = Path(f"/proc/{child}/stat")
+        process.send_signal(number)
+        assert "stopped" in process.communicate(timeout=60)[1]
+        assert process.returncode == 130
+        state = Path(f"/proc/{child.read_text().strip()}/stat")
         assert not state.exists() or state.read_text().split()[2] == "Z"
 
     def test_failing_swift_ends_in_one_error_that_names_the_log(self, tmp_path: Path) -> None:

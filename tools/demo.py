@@ -15,6 +15,7 @@ import argparse
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -37,7 +38,8 @@ PLUMBING_PIXELS = 64 * 28 * 28
 TABLE_NAMES = ("reward", "accuracy", "format", "tool", "turns")
 TOOL_USE_WANTED = (0.3, 0.5)
 """Share of trajectories that zoom in the checkpoint from which GRPO starts."""
-WARMUP_STEPS = 160
+WARMUP_STEPS = 400
+"""At most; the warm-up ends sooner once it reads boxes and crops right."""
 ENVIRONMENT = {"DEEPEYES_CROP_SOURCE": "original", "MAX_PIXELS": "12544"}
 QUIET = {"LOG_LEVEL": "ERROR", "TRANSFORMERS_VERBOSITY": "error", "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
 """For the demo's own process, so that its progress lines stand alone; swift's output goes to a file, in full."""
@@ -49,7 +51,7 @@ class Plan:
 
     Attributes:
         seed: Seed of the weights, the pictures and the sampling.
-        warmup_steps: Steps of supervised training in plain torch, 16 trajectories each.
+        warmup_steps: Steps of supervised training in plain torch at most, 16 trajectories each.
         mix_steps: Steps of `swift sft`, 8 trajectories each.
         mix_every: Steps between its checkpoints.
         mix_zooms: Share of its trajectories that zoom.
@@ -194,7 +196,7 @@ def warmed_model(cache_directory: Path, seed: int = 0, steps: int = WARMUP_STEPS
     Args:
         cache_directory: Where stages are kept.
         seed: Seed of the weights and pictures.
-        steps: Steps of supervised training.
+        steps: Steps of supervised training at most.
     """
     cache = run.Cache(cache_directory, lambda _: None)
     return _warm_up(cache, build_model(cache, seed), replace(Plan(), seed=seed, warmup_steps=steps), lambda *_: None)
@@ -433,6 +435,12 @@ def judge(before: dict[str, Any], after: dict[str, dict[str, Any]]) -> tuple[boo
     return rose and needs_crop, verdict
 
 
+def end_on_signals() -> None:
+    """Make every signal that asks a program to end do what Ctrl-C does: end the stage and all that it started."""
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.default_int_handler)
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Run the command line.
 
@@ -474,5 +482,6 @@ if __name__ == "__main__":
         environment = run.child_environment(os.environ, **ENVIRONMENT)
         environment |= {"DEEPEYES_CACHE": str(run.cache_directory(os.environ)), **QUIET}
         os.execve(sys.executable, [sys.executable, *sys.argv], environment)  # noqa: S606 - the same program again
+    end_on_signals()
     sys.path.insert(0, str(run.ROOT))
     sys.exit(main())

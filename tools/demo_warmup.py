@@ -10,6 +10,7 @@ often to zoom, and how reliably, is set afterwards, by `swift sft`.
 from __future__ import annotations
 
 import math
+from collections import deque
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +26,10 @@ if TYPE_CHECKING:
 
 IMAGE = "<|vision_start|>" + "<|image_pad|>" * (task.VIEW_SIDE // task.CELL) ** 2 + "<|vision_end|>"
 PATCH = 14
+READY_STEPS, READY = 8, 8 * 0.98
+"""The warm-up cools down once the share of right digits and answers, summed over so many steps, is this."""
+COOLING_STEPS = 25
+"""Steps over which the learning rate falls to zero at the end."""
 EMBEDDING = "model.embed_tokens.weight"
 DIGIT_WEIGHT, PATTERN_WEIGHT, OTHER_WEIGHT = 2.0, 5.0, 0.2
 """Loss weights of a box's digits, of the answer, and of the text around them, which is the same in all trajectories."""
@@ -35,15 +40,15 @@ class WarmupSettings:
     """How long and on what the warm-up trains.
 
     Attributes:
-        steps: Optimizer steps.
+        steps: Optimizer steps at most; it ends sooner once boxes and answers are right.
         batch_size: Trajectories a step.
-        learning_rate: Peak learning rate; it rises over 20 steps and falls over the last third.
+        learning_rate: Peak learning rate.
         pictures: Different pictures.
         guesses: Share of them that are answered at once, without a zoom.
         seed: Seed of the pictures and of their order.
     """
 
-    steps: int = 300
+    steps: int = 500
     batch_size: int = 16
     learning_rate: float = 2e-3
     pictures: int = 256
@@ -93,31 +98,37 @@ class _Batches:
         self.image_token = small[tokenizer.convert_tokens_to_ids("<|image_pad|>")]
         self.vision_start = small[tokenizer.convert_tokens_to_ids("<|vision_start|>")]
         self.padding = small[tokenizer.convert_tokens_to_ids("<|im_end|>")]
-        self.rows = [[(small[token], written) for ids, written in row for token in ids] for row in encoded]
         answers = {tokenizer(f"<answer>{pattern}</answer>")["input_ids"][3] for pattern in task.PATTERNS}
         digits = set(tokenizer("0123456789")["input_ids"])
-        self.weights = torch.tensor(
+
+        def weight(token: int, *, zooms: bool) -> float:
+            if token in answers and zooms:
+                return PATTERN_WEIGHT
+            return DIGIT_WEIGHT if token in digits else OTHER_WEIGHT
+
+        self.rows = [
             [
-                PATTERN_WEIGHT if token in answers else DIGIT_WEIGHT if token in digits else OTHER_WEIGHT
-                for token in self.vocabulary
+                (small[token], weight(token, zooms=bool(zooms)) if written else 0.0)
+                for ids, written in row
+                for token in ids
             ]
-        )
+            for row, zooms in zip(encoded, self._zooms, strict=True)
+        ]
         self.digits = torch.tensor([token in digits for token in self.vocabulary])
-        self.answers = torch.tensor([token in answers for token in self.vocabulary])
         self._size = settings.batch_size
 
     def draw(self) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
-        """Give the model's inputs and the mask of the tokens that the policy writes."""
+        """Give the model's inputs and the loss weight of each token, zero for those that the policy does not write."""
         chosen = self._rng.integers(len(self.rows), size=self._size)
         rows = [self.rows[int(at)] for at in chosen]
         length = max(map(len, rows))
         ids = torch.full((len(rows), length), self.padding)
         attention = torch.zeros_like(ids)
-        written = torch.zeros_like(ids, dtype=torch.bool)
+        weights = torch.zeros(ids.shape)
         for at, row in enumerate(rows):
             ids[at, : len(row)] = torch.tensor([token for token, _ in row])
             attention[at, : len(row)] = 1
-            written[at, : len(row)] = torch.tensor([flag for _, flag in row])
+            weights[at, : len(row)] = torch.tensor([weight for _, weight in row])
         side = task.VIEW_SIDE // PATCH
         pixels = torch.cat([self.pixels[: 1 + int(self._zooms[at]), at].flatten(0, 1) for at in chosen])
         inputs = {
@@ -127,7 +138,7 @@ class _Batches:
             "pixel_values": pixels,
             "image_grid_thw": torch.tensor([[1, side, side]] * (len(pixels) // side**2)),
         }
-        return inputs, written
+        return inputs, weights
 
 
 def _shrink(model: Any, batches: _Batches) -> torch.nn.Embedding:
@@ -161,23 +172,30 @@ def warm_up(source: Path, target: Path, settings: WarmupSettings, progress: Call
     others[-1] = math.log(len(full) - len(batches.vocabulary))
     parameters = list(model.model.parameters())
     optimizer = torch.optim.AdamW(parameters, lr=settings.learning_rate, betas=(0.9, 0.98), weight_decay=0.0)
+    recent: deque[tuple[float, float]] = deque(maxlen=READY_STEPS)
+    end = settings.steps
     for step in range(settings.steps):
-        ramp = min(1.0, (step + 1) / 20, 3 * (settings.steps - step) / settings.steps)
-        optimizer.param_groups[0]["lr"] = settings.learning_rate * ramp
-        inputs, written = batches.draw()
+        optimizer.param_groups[0]["lr"] = settings.learning_rate * min(
+            1.0, (step + 1) / 20, (end - step) / COOLING_STEPS
+        )
+        inputs, weights = batches.draw()
         hidden = model.model(**inputs).last_hidden_state[:, :-1]
-        here = written[:, 1:]
-        targets = inputs["input_ids"][:, 1:][here]
+        here = weights[:, 1:] > 0
+        targets, weight = inputs["input_ids"][:, 1:][here], weights[:, 1:][here]
         logits = hidden[here] @ small.weight.T + others
         losses = torch.nn.functional.cross_entropy(logits, targets, reduction="none")
-        weights = batches.weights[targets]
         optimizer.zero_grad()
-        ((losses * weights).sum() / weights.sum()).backward()  # type: ignore[no-untyped-call]
+        ((losses * weight).sum() / weight.sum()).backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(parameters, 1.0)
         optimizer.step()
         right = (logits.argmax(1) == targets).float()
-        boxes, answers = (right[mask[targets]].mean().item() for mask in (batches.digits, batches.answers))
-        progress(step + 1, settings.steps, f"digits right {boxes:.2f}, answers right {answers:.2f}")
+        boxes, answers = (right[mask].mean().item() for mask in (batches.digits[targets], weight == PATTERN_WEIGHT))
+        progress(step + 1, end, f"digits right {boxes:.2f}, answers right {answers:.2f}")
+        recent.append((boxes, answers))
+        if end == settings.steps and len(recent) == READY_STEPS and min(map(sum, zip(*recent, strict=True))) >= READY:
+            end = min(end, step + 1 + COOLING_STEPS)
+        if step + 1 == end:
+            break
     _save(source, target, model, small, batches.vocabulary)
 
 
