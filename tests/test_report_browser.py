@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from browser import Browser, find_browser
 from PIL import Image
-from report import make_page, read_traces, write_report
+from report import make_page, read_traces, write_report, write_screenshots
 from trace_maker import HOSTILE, LOG, Generation, Prompt, flush, log, record
 
 from deepeyes_plugin import Tracer
@@ -330,6 +330,17 @@ class TestHostileText:
         assert all("Content Security Policy" in error for error in browser.errors)
         browser.errors.clear()
         del browser.requests[1:]  # the picture's, which Chromium counts although it is refused
+
+
+def test_screenshots_show_a_trajectory_and_then_its_group(browser: Browser, run: Path, tmp_path: Path) -> None:
+    browser.open(run)
+    pictures = write_screenshots(run, tmp_path / "docs")
+    assert [picture.name for picture in pictures] == ["report.png", "report-group.png"]
+    single, group = (Image.open(picture).convert("RGB") for picture in pictures)
+    assert single.size == group.size == (1440, 1080)
+    colours = {colour: count for count, colour in single.getcolors(1 << 24) or []}
+    assert colours[PINK] > 300  # the box of a trajectory that zoomed
+    assert single.tobytes() != group.tobytes()
 
 
 def test_two_thousand_trajectories_open(browser: Browser, tmp_path: Path) -> None:

@@ -4,7 +4,8 @@ The page needs nothing but a browser: text, images and code are inside it. It re
 DEEPEYES_TRACE_DIR (`trajectories-<rank>.jsonl`, `images/`) and what swift logs (`logging.jsonl`, and, where there
 is no trace, `completions.jsonl`).
 
-    bash deepeyes.sh report RUN_DIR              # writes RUN_DIR/report.html
+    bash deepeyes.sh report RUN_DIR                       # writes RUN_DIR/report.html
+    bash deepeyes.sh report RUN_DIR --screenshots docs    # and the two pictures of the README
 """
 
 from __future__ import annotations
@@ -87,7 +88,8 @@ def read_traces(directory: Path) -> list[Record]:
             records = [record for record in attempts[run] if record["step"] < first_repeated]
             first_repeated = min([first_repeated, *(record["step"] for record in records)])
             kept += [{**record, "group": _group_of(record, attempt)} for record in records]
-    return sorted(kept, key=lambda record: record["group"])
+    order = {group: place for place, group in enumerate(dict.fromkeys(record["group"] for record in kept))}
+    return sorted(kept, key=lambda record: (record["group"][:3], order[record["group"]]))
 
 
 def _group_of(record: Record, attempt: int) -> tuple[Any, ...]:
@@ -423,11 +425,12 @@ def write_report(run_dir: Path, out: Path | None = None, limit: int = MAX_TRAJEC
     Raises:
         ReportError: There is nothing to report on.
     """
-    run_dir = run_dir.expanduser()
+    run_dir = run_dir.expanduser().resolve()
     found = find_run(run_dir)
     log = read_log(found["log"]) if "log" in found else {}
     records = read_traces(found["trace"]) if "trace" in found else []
-    notes = [" · ".join(str(path) for name, path in found.items() if name != "completions" or not records)]
+    read = [path for name, path in found.items() if name != "completions" or not records]
+    notes = [f"Made of {' and '.join(os.path.relpath(path, run_dir.parent) for path in read)}"]
     if not records and "completions" in found:
         records = read_completions(found["completions"])
         notes.append(
@@ -444,7 +447,7 @@ def write_report(run_dir: Path, out: Path | None = None, limit: int = MAX_TRAJEC
             f"The page shows {len(shown):,} of {len(records):,} recorded trajectories: whole groups, spread evenly "
             "over the steps. --limit changes it. The curves are of all."
         )
-    page = make_page(run_dir.resolve().name, make_curves(log, records), shown, notes)
+    page = make_page(run_dir.name, make_curves(log, records), shown, notes)
     out = out or run_dir / "report.html"
     out.parent.mkdir(parents=True, exist_ok=True)
     temporary = out.with_name(f".{out.name}.{os.getpid()}")
