@@ -498,6 +498,8 @@ run_tests() {
   shfmt --diff --indent 2 --case-indent "${scripts[@]}"
   say "mypy"
   mypy
+  say "a browser for the report page"
+  "$VENV/bin/python" tools/browser.py >&2 || say "no Chromium: the tests of the report page in a browser are skipped"
   say "pytest"
   CUDA_VISIBLE_DEVICES='' pytest "$@"
 }
