@@ -58,8 +58,10 @@ CHANCE = 1 / len(PATTERNS)
 
 CONTRAST = 60
 """Grey levels by which the light and dark pixels of a pattern leave the card's colour."""
-MARGIN, FADE = 12, 24
-"""Pixels of a card's edge without a pattern, and over which it fades in: keeps its outline out of the view too."""
+BORDER = 8
+"""Pixels of the original between a card and the edge of its cell: the mat shows around it, in the same image token."""
+MARGIN, FADE = 24, 20
+"""Pixels of the cell's edge without a pattern, and over which it fades in: keeps its outline out of the view too."""
 
 SYSTEM = '# Tools\n<tools>\n{"name": "image_zoom_in_tool", "parameters": {"bbox_2d": "[x1, y1, x2, y2]"}}\n</tools>'
 QUESTION = "Which pattern is on the card?"
@@ -136,7 +138,8 @@ def draw(picture: Picture) -> Image.Image:
         top, left = half * (mat // 2), half * (mat % 2)
         pixels[top : top + half, left : left + half] = colour
     left, top, right, bottom = on_original(picture.box)
-    pixels[top:bottom, left:right] = np.array(picture.card) + _pattern_offsets(picture.pattern)[..., None]
+    pixels[top + BORDER : bottom - BORDER, left + BORDER : right - BORDER] = picture.card
+    pixels[top:bottom, left:right] += _pattern_offsets(picture.pattern)[..., None]
     return Image.fromarray(pixels.astype(np.uint8))
 
 
