@@ -97,6 +97,7 @@ def run(log: Path, *arguments: object) -> subprocess.Popen[bytes]:
 class TestDeployed:
     """`swift deploy` with vLLM, through the command that the README gives."""
 
+    @pytest.mark.timeout(2400)  # with the warm-up and the start of vLLM, on a busy CPU
     def test_zoom_beats_blank_crops_and_no_zoom_on_the_held_out_set(
         self, url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
