@@ -1435,7 +1435,7 @@ class Judge:
         formula = question.scoring is Scoring.VISUAL and re.fullmatch(
             r"[^A-Za-z]*\d[^A-Za-z]*|\S*\\\S*", question.reference
         )
-        return bool(formula) and self._math.equal(question.reference, question.answer, self._settings.rules)
+        return bool(formula) and self._math.equal(question.reference, question.answer, Rules.CORRECTED)
 
 
 # ---------------------------------------------------------------------------------------------------------
