@@ -312,7 +312,7 @@ def run_demo(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, env=env, capture_output=True, text=True, check=False)
 
 
-@pytest.mark.slow
+@pytest.mark.lengthy
 @pytest.mark.timeout(1800)
 class TestLearning:
     """The short form of the demo learns, which a broken loop can't."""

@@ -94,6 +94,7 @@ def run(log: Path, *arguments: object) -> subprocess.Popen[bytes]:
     return start("bash", ROOT / "deepeyes.sh", "eval", *arguments, log=log)
 
 
+@pytest.mark.lengthy
 class TestDeployed:
     """`swift deploy` with vLLM, through the command that the README gives."""
 
