@@ -1,0 +1,176 @@
+"""How long a step waits for its judge: the plugin's client, the openai SDK, and a loop that asks one by one.
+
+    python benchmarks/judge.py
+
+The judge is tests/judge_server.py in a process of its own, which answers each call after 200 ms, so that what is
+above latency x ceil(calls / concurrency) is the client's own. Everything is measured in this one run, on this machine:
+the ratios are what to look at. Warm batches are the quickest of three. It takes about a minute.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import math
+import subprocess
+import sys
+import time
+import tracemalloc
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+import openai  # noqa: E402 - the path comes first
+
+from deepeyes_plugin import (  # noqa: E402
+    MAX_VERDICT_TOKENS,
+    Judge,
+    JudgeClient,
+    JudgeSettings,
+    Question,
+    Scoring,
+    Settings,
+    fill_prompt,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+LATENCY = 0.2
+"""Seconds; about what a 72B judge on four GPUs takes for a verdict of six tokens."""
+
+ANSWERS = 96
+
+
+@contextlib.contextmanager
+def judge_server(latency: float) -> Iterator[str]:
+    """Runs the scripted judge in a process of its own, and yields its URL."""
+    command = [sys.executable, str(ROOT / "tests" / "judge_server.py"), str(latency)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:  # noqa: S603 - our own
+        assert process.stdout  # noqa: S101 - for mypy
+        yield process.stdout.readline().strip()
+        process.communicate()
+
+
+def questions(count: int, start: int = 0) -> list[Question]:
+    """Makes distinct questions, whose answers have the length of a short sentence."""
+    return [
+        Question(
+            Scoring.VISUAL,
+            f"What colour is object {i}?",
+            f"Object {i} is teal.",
+            f"right, object {i} is of teal colour",
+        )
+        for i in range(start, start + count)
+    ]
+
+
+def seconds(work: Callable[[], object], times: int = 1) -> float:
+    """Measures one call, or the quickest of several."""
+    took = []
+    for _ in range(times):
+        start = time.perf_counter()
+        work()
+        took.append(time.perf_counter() - start)
+    return min(took)
+
+
+def report(name: str, took: float, bound: float) -> None:
+    """Prints a line of the table."""
+    print(f"{name:<58} {took:8.2f} s {bound:8.2f} s {took / bound:7.2f} x")
+
+
+def ask_one_by_one(url: str, model: str) -> None:
+    """Does what the example of ms-swift does: a loop around the openai SDK."""
+    with openai.OpenAI(base_url=url, api_key="EMPTY", max_retries=0) as client:
+        for question in questions(ANSWERS):
+            client.chat.completions.create(
+                model=model,
+                messages=[{"role": "user", "content": fill_prompt(JudgeSettings().visual_prompt, question)}],
+                max_tokens=MAX_VERDICT_TOKENS,
+            )
+
+
+async def ask_with_sdk(url: str, model: str) -> list[float]:
+    """Asks all at once with the asynchronous client of the openai SDK: a cold batch, and three warm ones."""
+    times = []
+    async with openai.AsyncOpenAI(base_url=url, api_key="EMPTY", max_retries=0) as client:
+        for _ in range(4):
+            start = time.perf_counter()
+            await asyncio.gather(
+                *[
+                    client.chat.completions.create(
+                        model=model,
+                        messages=[{"role": "user", "content": fill_prompt(JudgeSettings().visual_prompt, question)}],
+                        max_tokens=MAX_VERDICT_TOKENS,
+                    )
+                    for question in questions(ANSWERS)
+                ]
+            )
+            times.append(time.perf_counter() - start)
+    return times
+
+
+def client_of(url: str, concurrency: int) -> contextlib.closing[JudgeClient]:
+    """Makes a client that closes at the end of a with block."""
+    return contextlib.closing(JudgeClient(JudgeSettings(urls=(url,), concurrency=concurrency)))
+
+
+def measure_speed(url: str) -> None:
+    """Compares clients, concurrencies, and batches with and without repeated answers."""
+    model = "judge-72b"
+    with client_of(url, ANSWERS) as client:
+        cold = seconds(lambda: client.verdicts(questions(ANSWERS)))
+        warm = seconds(lambda: client.verdicts(questions(ANSWERS)), times=3)
+    report(f"{ANSWERS} answers, this client, first step", cold, LATENCY)
+    report(f"{ANSWERS} answers, this client, later steps", warm, LATENCY)
+    sdk_cold, *sdk_later = asyncio.run(ask_with_sdk(url, model))
+    sdk_warm = min(sdk_later)
+    report(f"{ANSWERS} answers, openai SDK at once, first step", sdk_cold, LATENCY)
+    report(f"{ANSWERS} answers, openai SDK at once, later steps", sdk_warm, LATENCY)
+    loop = seconds(lambda: ask_one_by_one(url, model))
+    report(f"{ANSWERS} answers, one by one", loop, LATENCY * ANSWERS)
+    print(f"one by one takes {loop / warm:.0f} times as long as this client, and {loop / sdk_warm:.0f} times the SDK's")
+
+    for concurrency in (16, 64, 256):
+        count = 4 * concurrency
+        with client_of(url, concurrency) as client:
+            client.verdicts(questions(concurrency, start=count))  # connects
+            took = seconds(lambda client=client, count=count: client.verdicts(questions(count)), 3)  # type: ignore[misc]
+        report(f"{count} answers, {concurrency} in flight", took, LATENCY * math.ceil(count / concurrency))
+
+    groups = [question for question in questions(18) for _ in range(5)] + questions(6)  # 6 groups of 16
+    for name, batch in (("18 distinct answers", questions(18)), ("96 answers, 3 distinct in each group of 16", groups)):
+        settings = Settings(judge=JudgeSettings(urls=(url,), concurrency=8))
+        with contextlib.closing(Judge(settings)) as judge:
+            judge.verdicts(questions(8, start=1000))  # connects
+            took = seconds(lambda judge=judge, batch=batch: judge.verdicts(batch))  # type: ignore[misc]
+        report(f"{name}, 8 in flight", took, LATENCY * math.ceil(18 / 8))
+
+
+def measure_memory(url: str) -> None:
+    """Measures what a batch takes beyond its questions and their verdicts' list."""
+    for count in (1_000, 10_000):
+        batch = questions(count)
+        with client_of(url, 256) as client:
+            client.verdicts(questions(256))
+            tracemalloc.start()
+            took = seconds(lambda client=client, batch=batch: client.verdicts(batch))  # type: ignore[misc]
+            peak = tracemalloc.get_traced_memory()[1]
+            tracemalloc.stop()
+        print(f"{count:6d} answers in {took:.1f} s while memory is traced: at most {peak / 1e6:.1f} MB more")
+
+
+def main() -> None:
+    """Prints the table."""
+    print(f"{'a judge that answers after 200 ms':<58} {'took':>10} {'at best':>10} {'ratio':>9}")
+    with judge_server(LATENCY) as url:
+        measure_speed(url)
+    with judge_server(0.0) as url:
+        measure_memory(url)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,109 @@
+"""The judge client against a real one: `swift deploy` with vLLM on the CPU serves a tiny model that talks nonsense."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from deepeyes_plugin import JudgeClient, JudgeError, JudgeSettings, Question, Scoring, Verdict
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(3000)]
+
+START_SECONDS = 1200  # vLLM takes two minutes on a machine that has nothing else to do
+
+
+class Deployment:
+    """A judge behind `swift deploy`, in a session of its own."""
+
+    def __init__(self, model: Path, log: Path) -> None:
+        """Starts it, and waits until it serves."""
+        with socket.create_server(("127.0.0.1", 0)) as probe:
+            port = probe.getsockname()[1]
+        self.url = f"http://127.0.0.1:{port}/v1"
+        options = {
+            "model": model,
+            "model_type": "qwen2_5_vl",
+            "template": "qwen2_5_vl",
+            "infer_backend": "vllm",
+            "torch_dtype": "float32",
+            "vllm_enforce_eager": "true",
+            "vllm_max_model_len": 2048,
+            "served_model_name": "tiny-judge",
+            "host": "127.0.0.1",
+            "port": port,
+        }
+        command = [str(Path(sys.executable).with_name("swift")), "deploy"]
+        for name, value in options.items():
+            command += [f"--{name}", str(value)]
+        with log.open("w") as output:
+            self.process = subprocess.Popen(
+                command,
+                env={**os.environ, "VLLM_CPU_KVCACHE_SPACE": "1"},
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+        end = time.monotonic() + START_SECONDS
+        while not self._serves():
+            if self.process.poll() is not None or time.monotonic() > end:
+                self.kill()
+                pytest.fail(f"swift deploy did not start; it said:\n{log.read_text()[-3000:]}")
+            time.sleep(1)
+
+    def _serves(self) -> bool:
+        with contextlib.suppress(OSError), urllib.request.urlopen(f"{self.url}/models", timeout=5):  # noqa: S310 - our own
+            return True
+        return False
+
+    def kill(self) -> None:
+        """Ends it with all its processes, at once."""
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.process.pid, signal.SIGKILL)
+        self.process.wait()
+
+
+@pytest.fixture(scope="module")
+def deployment(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployment]:
+    one = Deployment(tiny_model, tmp_path_factory.mktemp("deploy") / "log.txt")
+    yield one
+    one.kill()
+
+
+def questions(count: int) -> list[Question]:
+    return [Question(Scoring.VISUAL, f"What is thing {i}?", "a lamp", f"thing {i} is a lamp") for i in range(count)]
+
+
+class TestRealJudge:
+    """In this order: the second test kills the server."""
+
+    def test_64_questions_at_once_are_answered_and_nonsense_is_no_verdict(self, deployment: Deployment) -> None:
+        settings = JudgeSettings(urls=(deployment.url,), concurrency=64, timeout=1500, patience=1500)
+        with contextlib.closing(JudgeClient(settings)) as client:
+            assert client.verdicts(questions(64)) == [Verdict(correct=False, source="unparseable")] * 64
+            assert (client.stats.calls, client.stats.retries, client.stats.unparseable) == (192, 0, 64)
+
+    def test_kill_in_the_middle_is_an_outage(self, deployment: Deployment) -> None:
+        settings = JudgeSettings(urls=(deployment.url,), concurrency=4, timeout=300, patience=60)
+        with contextlib.closing(JudgeClient(settings)) as client, ThreadPoolExecutor(1) as pool:
+            batch = pool.submit(client.verdicts, questions(500))
+            while client.stats.calls < 6 and not batch.done():
+                time.sleep(0.1)
+            deployment.kill()
+            with pytest.raises(JudgeError, match=r"no judge answered for 6\d\.\d s .*bash deploy_judge\.sh") as caught:
+                batch.result(300)
+            assert deployment.url in str(caught.value)
+            assert client.stats.retries > 0
