@@ -282,6 +282,11 @@ class TestDataset:
         assert stop.value.code == 2
         assert "--no-such-option" in capsys.readouterr().err
 
+    def test_learning_takes_no_dataset(self, capsys: pytest.CaptureFixture[str]) -> None:
+        with pytest.raises(SystemExit):
+            demo.main(["--learn", "--dataset", "rows.parquet"])
+        assert "leave --dataset out" in capsys.readouterr().err
+
     @pytest.mark.slow
     def test_rows_in_the_official_schema_train_and_end_with_the_table(self, tmp_path: Path) -> None:
         rows = [demo_task.row(index, picture, "test") for index, picture in enumerate(PICTURES)]
@@ -318,7 +323,7 @@ class TestLearning:
     """The short form of the demo learns, which a broken loop can't."""
 
     def test_quick_demo_learns_to_zoom_because_the_crop_is_needed(self, tmp_path: Path) -> None:
-        done = run_demo(tmp_path, "--quick")
+        done = run_demo(tmp_path, "--learn", "--quick")
         assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
         assert "\nLEARNED on " in done.stdout
         report = json.loads(next((tmp_path / "cache").glob("grpo-*/demo.json")).read_text())

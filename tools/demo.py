@@ -1,12 +1,13 @@
-"""The demo: a tiny Qwen2.5-VL learns by GRPO to zoom, on this machine's CPU, through the real `swift rlhf`.
+"""The demo: GRPO on a tiny Qwen2.5-VL, on this machine's CPU, through the real `swift rlhf` and the plugin.
 
-    bash deepeyes.sh demo [--quick] [--seed N]      learn the task of demo_task.py, ten minutes on two cores
-    bash deepeyes.sh demo --dataset FILE.parquet    a few GRPO steps of a random model on your own rows
+    bash deepeyes.sh demo                           a few GRPO steps of a random model on pictures made for it
+    bash deepeyes.sh demo --dataset FILE.parquet    the same on your own rows in the official schema
+    bash deepeyes.sh demo --learn [--quick]         teach the model to zoom, and measure whether it learned
 
-Stages: a random checkpoint (tiny_model.py), supervised training in plain torch on clean trajectories (demo_warmup.py),
-`swift sft` on a mix in which a part of the trajectories zooms, often to the wrong place, and the others guess; then
-`swift rlhf` with the plugin's scheduler and rewards, and an evaluation on held-out pictures before and after. Each
-stage is kept under DEEPEYES_CACHE and reused as long as nothing that made it has changed.
+`--learn` is an experiment: a random checkpoint (tiny_model.py), supervised training in plain torch on clean
+trajectories (demo_warmup.py), `swift sft` on a mix in which a part of the trajectories zooms, often to the wrong place,
+and the others guess; then `swift rlhf` with the plugin's scheduler and rewards, and an evaluation on held-out pictures
+before and after. Each stage is kept under DEEPEYES_CACHE and reused as long as nothing that made it has changed.
 """
 
 from __future__ import annotations
@@ -148,6 +149,20 @@ def build_model(cache: run.Cache, seed: int) -> Path:
     return cache.stage("model", made_by, make)
 
 
+def made_pictures(cache: run.Cache, seed: int) -> Path:
+    """Give a small set of made pictures in the official schema."""
+    made_by = {"seed": seed, "sources": run.source_hash("demo_task.py")}
+
+    def make(folder: Path) -> None:
+        import demo_task as task  # noqa: PLC0415
+
+        pictures = task.sample_pictures(PLUMBING_STEPS * PLUMBING_BATCH, seed=seed, split="plumbing")
+        rows = [task.row(index, picture, "plumbing") for index, picture in enumerate(pictures)]
+        task.write_parquet(rows, folder / "pictures.parquet")
+
+    return cache.stage("pictures", made_by, make) / "pictures.parquet"
+
+
 def plumbing(dataset: Path, cache: run.Cache, console: Console, seed: int) -> None:
     """Run a few GRPO steps of a random model on a dataset, and print their figures."""
     check_dataset(dataset)
@@ -178,7 +193,7 @@ def plumbing(dataset: Path, cache: run.Cache, console: Console, seed: int) -> No
     print(
         f"\nThe rows in {dataset} pass through swift, the scheduler and the rewards. That is all this shows: the model"
     )
-    print("is random and learns nothing in these steps. `bash deepeyes.sh demo` without --dataset shows learning.")
+    print("is random and learns nothing in these steps.")
 
 
 def _show_grpo(console: Console, line: dict[str, Any], steps: int) -> None:
@@ -451,17 +466,20 @@ def main(arguments: list[str] | None = None) -> int:
         The exit status.
     """
     parser = argparse.ArgumentParser(prog="deepeyes.sh demo", description=__doc__.partition("\n")[0])
-    parser.add_argument("--dataset", type=Path, help="own rows in the official schema: shows the plumbing only")
-    parser.add_argument("--quick", action="store_true", help="under four minutes: fewer steps and questions")
+    parser.add_argument("--dataset", type=Path, help="own rows in the official schema, instead of made pictures")
+    parser.add_argument("--learn", action="store_true", help="the long form, in which the model shall learn to zoom")
+    parser.add_argument("--quick", action="store_true", help="with --learn: fewer steps and questions")
     parser.add_argument("--seed", type=int, default=0, help="seed of everything (default: 0)")
     parser.add_argument("--steps", type=int, help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)
+    if options.learn and options.dataset:
+        parser.error("--learn makes its own pictures; leave --dataset out")
     directory = run.cache_directory(os.environ)
-    console = Console(2 if options.dataset else 6)
+    console = Console(6 if options.learn else 2)
     cache = run.Cache(directory, console.say)
     try:
-        if options.dataset:
-            plumbing(options.dataset, cache, console, options.seed)
+        if not options.learn:
+            plumbing(options.dataset or made_pictures(cache, options.seed), cache, console, options.seed)
             return 0
         plan = replace(Plan(seed=options.seed), **(QUICK if options.quick else {}))
         plan = replace(plan, grpo_steps=options.steps or plan.grpo_steps)
