@@ -118,6 +118,7 @@ class TestNeverInTheWay:
     def test_nothing_is_written_unless_asked(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.chdir(tmp_path)
         monkeypatch.setattr(deepeyes, "SETTINGS", deepeyes.read_settings({"DEEPEYES_JUDGE": "rule"}))
+        monkeypatch.setattr(deepeyes, "_judges", {})
         completions, columns = columns_of([prompt()], step=0)
         assert deepeyes.DeepEyesReward()(completions, **columns) == [2, 0]
         assert list(tmp_path.iterdir()) == []
@@ -126,6 +127,7 @@ class TestNeverInTheWay:
         env = {"DEEPEYES_JUDGE": "rule", "DEEPEYES_TRACE_DIR": str(tmp_path / "new" / "traces")}
         monkeypatch.setattr(deepeyes, "SETTINGS", deepeyes.read_settings(env))
         monkeypatch.setattr(deepeyes, "_tracers", {})
+        monkeypatch.setattr(deepeyes, "_judges", {})
         completions, columns = columns_of([prompt()], step=0)
         assert deepeyes.DeepEyesReward()(completions, **columns) == [2, 0]
         assert deepeyes.DeepEyesAccuracy()(completions, **columns) == [1, 0]
