@@ -6,6 +6,7 @@ A stub named `swift` stands in for the real one and records its arguments; the r
 from __future__ import annotations
 
 import json
+import os
 import re
 import shlex
 import shutil
@@ -22,7 +23,9 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import swift.arguments.sft_args
 import swift.rlhf_trainers
+import torch
 import transformers.training_args
+from accelerate import PartialState
 from PIL import Image
 from swift import get_processor, get_template
 from swift.arguments import DeployArguments, RLHFArguments, RolloutArguments
@@ -447,13 +450,22 @@ class ServerThatAnswers:
 
 
 @pytest.fixture
-def eight_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
+def eight_gpus(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Let swift's arguments be checked as on a GPU node: what this machine lacks is said to be there."""
     monkeypatch.setattr("swift.arguments.deploy_args.get_device_count", lambda: 8)
     monkeypatch.setattr(swift.rlhf_trainers, "VLLMClient", ServerThatAnswers)
     monkeypatch.setattr(transformers.training_args, "is_torch_bf16_gpu_available", lambda: True)
     for name in ("deepeyes_vstar", "deepeyes_chart", "deepeyes_thinklite"):
         monkeypatch.delitem(DATASET_MAPPING, name, raising=False)
+    # The trainer's arguments open a process group: on a port that no other run has, and not for the tests that follow.
+    before = dict(os.environ)
+    os.environ["MASTER_PORT"] = str(free_port())
+    yield
+    os.environ.clear()
+    os.environ.update(before)
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
+    PartialState._reset_state()  # noqa: SLF001 - accelerate has no other way
 
 
 @pytest.mark.usefixtures("eight_gpus")
