@@ -334,7 +334,7 @@ def read_settings(env: Mapping[str, str]) -> Settings:
         env: Usually `os.environ`. An empty value counts as unset.
 
     Raises:
-        SettingsError: A value is not allowed, or a variable that starts with `DEEPEYES_` is not known.
+        SettingsError: A value is not allowed. (A `DEEPEYES_` variable that is not known is only warned of.)
     """
     known = {
         *(f"DEEPEYES_JUDGE{suffix}" for suffix in ("", "_URLS", "_MODEL", "_API_KEY", "_CONCURRENCY", "_TIMEOUT")),
