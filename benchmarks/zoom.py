@@ -28,7 +28,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "tools"), str(ROOT / "tests")]
 
 import tiny_model  # noqa: E402 - found by the lines above
-from PIL import Image, ImageDraw, ImageFilter  # noqa: E402
+from PIL import Image, ImageDraw, ImageFilter  # noqa: E402 - likewise
 from qwen_vl_utils import fetch_image  # noqa: E402
 from swift.infer_engine import RequestConfig  # noqa: E402
 from swift.template.vision_utils import load_image  # noqa: E402
