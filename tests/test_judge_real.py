@@ -42,6 +42,8 @@ class Deployment:
             "torch_dtype": "float32",
             "vllm_enforce_eager": "true",
             "vllm_max_model_len": 2048,
+            # vLLM 0.23 on the CPU dies when it splits the prompt of a request with a seed: the plugin asks again with one
+            "vllm_engine_kwargs": '{"enable_chunked_prefill": false}',
             "served_model_name": "tiny-judge",
             "host": "127.0.0.1",
             "port": port,
