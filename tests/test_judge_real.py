@@ -42,7 +42,7 @@ class Deployment:
             "torch_dtype": "float32",
             "vllm_enforce_eager": "true",
             "vllm_max_model_len": 2048,
-            # vLLM 0.23 on the CPU dies when it splits the prompt of a request with a seed: the plugin asks again with one
+            # vLLM 0.23 on the CPU dies when it splits the prompt of a request with a seed: the plugin retries with one
             "vllm_engine_kwargs": '{"enable_chunked_prefill": false}',
             "served_model_name": "tiny-judge",
             "host": "127.0.0.1",
