@@ -41,6 +41,7 @@ import asyncio
 import atexit
 import base64
 import contextlib
+import functools
 import hashlib
 import io
 import json
@@ -798,7 +799,14 @@ def fill_prompt(template: str, question: Question) -> str:
     answer = "".join(char if char.isprintable() else " " for char in question.answer.translate(_PLAIN))
     answer = _MARKERS.sub("…", " ".join(answer.split()))[:MAX_ANSWER_CHARS]
     values = {"question": question.question.strip(), "reference": question.reference.strip(), "answer": answer}
-    return re.sub(r"\{(question|reference|answer)\}", lambda match: values[match[1]], template)
+    pieces = _split_prompt(template)
+    return "".join(values[piece] if place % 2 else piece for place, piece in enumerate(pieces))
+
+
+@functools.cache
+def _split_prompt(template: str) -> list[str]:
+    """Splits a judge prompt: text and names of fields by turns."""
+    return re.split(r"\{(question|reference|answer)\}", template)
 
 
 _TRUE = ("1", "true")
@@ -1179,8 +1187,11 @@ class JudgeClient:
             for question in waiting:
                 verdicts[question] = await self._judge(question)
 
-        workers = [asyncio.ensure_future(work()) for _ in range(min(len(distinct), self.settings.concurrency))]
+        workers: list[asyncio.Future[None]] = []
         try:
+            for _ in range(min(len(distinct), self.settings.concurrency)):
+                workers.append(asyncio.ensure_future(work()))
+                await asyncio.sleep(0)  # lets its request out: else the first waits until the last is prepared
             await asyncio.gather(*workers)
         finally:
             for worker in workers:
@@ -1331,22 +1342,24 @@ class JudgeClient:
         if self._session is None:
             self._session = aiohttp.ClientSession(
                 connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=KEEP_ALIVE),
-                headers={"Authorization": f"Bearer {settings.api_key}"},
+                headers={"Authorization": f"Bearer {settings.api_key}", "Content-Type": "application/json"},
+                cookie_jar=aiohttp.DummyCookieJar(),
                 timeout=aiohttp.ClientTimeout(total=timeout, sock_connect=min(CONNECT_TIMEOUT, timeout)),
             )
         try:
-            async with self._session.request(method, url, json=body) as response:
-                content = bytearray()
+            content = None if body is None else json.dumps(body).encode()
+            async with self._session.request(method, url, data=content) as response:
+                reply = bytearray()
                 async for chunk in response.content.iter_any():
-                    content += chunk
-                    if len(content) > MAX_REPLY_BYTES:
+                    reply += chunk
+                    if len(reply) > MAX_REPLY_BYTES:
                         raise _TransientError(f"a reply of more than {MAX_REPLY_BYTES} bytes")
                 status, retry_after = response.status, response.headers.get("Retry-After", "")
         except asyncio.TimeoutError as error:
             raise _TransientError(f"no reply in {timeout:g} s") from error
         except (aiohttp.ClientError, OSError, ValueError) as error:
             raise _TransientError(f"{type(error).__name__}: {self._quote(str(error))}") from error
-        text = content.decode("utf-8", "replace")
+        text = reply.decode("utf-8", "replace")
         # 408 to 500 are what the openai SDK repeats, too; swift deploy says with 400 that its vLLM died.
         if status in (408, 409, 429) or status >= 500 or "EngineCore encountered" in text:  # noqa: PLR2004 - HTTP
             raise _TransientError(f"status {status}: {self._quote(text)}", _seconds(retry_after))
