@@ -175,6 +175,18 @@ class TestSettings:
             assert core.read_settings({name: value}) == core.read_settings({}), name
 
 
+class TestLayouts:
+    """Their table."""
+
+    def test_the_table_holds_those_of_the_script(self) -> None:
+        script = (PROJECT / "deepeyes.sh").read_text(encoding="utf-8")
+        listed = re.search(r"^readonly LAYOUTS='\n(.*?)'", script, re.MULTILINE | re.DOTALL)
+        assert listed
+        known = [line.split()[0] for line in listed[1].splitlines()]
+        table = ENGLISH.text.partition("| `LAYOUT` |")[2].partition("\n\n")[0]
+        assert re.findall(r"^\| `(\w+)`", table, re.MULTILINE) == known
+
+
 class TestCommands:
     """What README tells the reader to type."""
 
