@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 from typing import TYPE_CHECKING
 
 import pytest
@@ -15,9 +16,22 @@ if TYPE_CHECKING:
 os.environ["CUDA_VISIBLE_DEVICES"] = ""
 os.environ["HF_HUB_OFFLINE"] = "1"
 
+# Two files run at a time, and trainings of both would meet on torch's default port.
+with socket.create_server(("127.0.0.1", 0)) as _probe:
+    os.environ["MASTER_PORT"] = str(_probe.getsockname()[1])
+
+LONGEST_FIRST = ("test_demo", "test_rollout_real", "test_judge_real", "test_contract", "test_token_exact", "test_judge")
+"""Files that start first, so that at the end both processes have something to do."""
+
 # A run in the background is deaf to SIGINT, and so is all that it starts; but some tests press Ctrl-C.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Sort the files, not the tests in them."""
+    ranks = {name: rank for rank, name in enumerate(LONGEST_FIRST)}
+    items.sort(key=lambda item: ranks.get(item.path.stem, len(ranks)))
 
 
 @pytest.fixture(scope="session")

@@ -43,7 +43,7 @@ def outcome(**figures: float) -> dict[str, Any]:
     return {"questions": 256, "tool_use": 0.95, "hits": 0.95, "accuracy": 0.9, "reward": 1.8, **figures}
 
 
-BEFORE = outcome(tool_use=0.4, accuracy=0.3, reward=0.6)
+BEFORE = outcome(tool_use=0.4, hits=0.5, accuracy=0.3, reward=0.6)
 AFTER = {"TRUE_CROP": outcome(), "BLANK_CROP": outcome(accuracy=0.12), "NO_TOOL": outcome(accuracy=0.12)}
 
 
@@ -164,8 +164,10 @@ class TestVerdict:
         ("mode", "figures"),
         [
             ("TRUE_CROP", {"tool_use": 0.42}),
+            ("TRUE_CROP", {"hits": 0.6}),
             ("TRUE_CROP", {"accuracy": 0.35}),
             ("BLANK_CROP", {"accuracy": 0.88}),
+            ("NO_TOOL", {"accuracy": 0.88}),
         ],
     )
     def test_anything_less_is_not(self, mode: str, figures: dict[str, float]) -> None:
@@ -284,8 +286,8 @@ class TestDataset:
 
     def test_learning_takes_no_dataset(self, capsys: pytest.CaptureFixture[str]) -> None:
         with pytest.raises(SystemExit):
-            demo.main(["--learn", "--dataset", "rows.parquet"])
-        assert "leave --dataset out" in capsys.readouterr().err
+            demo.main(["--quick", "--dataset", "rows.parquet"])
+        assert "makes its own pictures" in capsys.readouterr().err
 
     @pytest.mark.slow
     def test_rows_in_the_official_schema_train_and_end_with_the_table(self, tmp_path: Path) -> None:
@@ -317,13 +319,13 @@ def run_demo(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, env=env, capture_output=True, text=True, check=False)
 
 
-@pytest.mark.lengthy
+@pytest.mark.slow
 @pytest.mark.timeout(1800)
 class TestLearning:
     """The short form of the demo learns, which a broken loop can't."""
 
     def test_quick_demo_learns_to_zoom_because_the_crop_is_needed(self, tmp_path: Path) -> None:
-        done = run_demo(tmp_path, "--learn", "--quick")
+        done = run_demo(tmp_path, "--quick")
         assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
         assert "\nLEARNED on " in done.stdout
         report = json.loads(next((tmp_path / "cache").glob("grpo-*/demo.json")).read_text())

@@ -91,6 +91,7 @@ class Evaluator:
             torch_dtype=torch.float32,
             max_batch_size=BATCH_SIZE,
         )
+        self._engine.template.remove_unused_columns = True  # a checkpoint of GRPO comes with the trainer's own answer
         self._config = RequestConfig(max_tokens=MAX_TOKENS, temperature=1.0, top_k=TOP_K, return_details=True)
 
     def run(
@@ -129,6 +130,9 @@ class Evaluator:
         outputs = run_multi_turn(
             requests, roll_out(requests, self._config), scheduler, roll_out, self._config, max_turns=MAX_TURNS
         )
+        if mode is Mode.NO_TOOL:
+            for output in outputs:  # what it was made to begin with is a part of its answer
+                output.rollout_infos["turns"][-1] = direct + output.rollout_infos["turns"][-1]
         return _outcome(rows, boxes, outputs)
 
 

@@ -65,7 +65,7 @@ MARGIN, FADE = 24, 20
 
 SYSTEM = '# Tools\n<tools>\n{"name": "image_zoom_in_tool", "parameters": {"bbox_2d": "[x1, y1, x2, y2]"}}\n</tools>'
 QUESTION = "Which pattern is on the card?"
-FORMAT = "Think, zoom if needed, then <answer>."
+FORMAT = "Zoom if needed, then <answer>."
 
 Box = tuple[int, int, int, int]
 """x1, y1, x2, y2 in pixels of the view."""
@@ -178,12 +178,12 @@ def zoom_turn(box: tuple[int, ...]) -> str:
     """Write the assistant's turn that zooms to a box."""
     numbers = ", ".join(map(str, box))
     call = f'{{"name": "image_zoom_in_tool", "arguments": {{"bbox_2d": [{numbers}]}}}}'
-    return f"<think>Zoom in.</think>\n<tool_call>\n{call}\n</tool_call>"
+    return f"<tool_call>\n{call}\n</tool_call>"
 
 
-def answer_turn(pattern: str, *, zoomed: bool) -> str:
-    """Write the assistant's turn that answers, after a zoom or without one."""
-    return f"<think>{'It shows.' if zoomed else 'I guess.'}</think>\n<answer>{pattern}</answer>"
+def answer_turn(pattern: str) -> str:
+    """Write the assistant's turn that answers. It has no thoughts: tokens are what the demo's time goes into."""
+    return f"<answer>{pattern}</answer>"
 
 
 def trajectory(images: list[str], *, zoom_to: int | None, answer: str) -> dict[str, Any]:
@@ -206,7 +206,7 @@ def trajectory(images: list[str], *, zoom_to: int | None, answer: str) -> dict[s
             {"role": "assistant", "content": zoom_turn(card_box(zoom_to))},
             {"role": "user", "content": f"<tool_response><image>\n{FORMAT}</tool_response>"},
         ]
-    messages.append({"role": "assistant", "content": answer_turn(answer, zoomed=zoom_to is not None)})
+    messages.append({"role": "assistant", "content": answer_turn(answer)})
     return {"messages": messages, "images": images}
 
 

@@ -28,7 +28,7 @@ IMAGE = "<|vision_start|>" + "<|image_pad|>" * (task.VIEW_SIDE // task.CELL) ** 
 PATCH = 14
 READY_STEPS, READY = 8, 8 * 0.98
 """The warm-up cools down once the share of right digits and answers, summed over so many steps, is this."""
-COOLING_STEPS = 25
+COOLING_STEPS = 40
 """Steps over which the learning rate falls to zero at the end."""
 EMBEDDING = "model.embed_tokens.weight"
 DIGIT_WEIGHT, PATTERN_WEIGHT, OTHER_WEIGHT = 2.0, 5.0, 0.2
@@ -67,7 +67,7 @@ OBSERVATION = (
 
 def _segments(picture: task.Picture, *, zooms: bool) -> list[tuple[str, bool]]:
     """Spell a clean trajectory: its pieces of text, each with whether the policy wrote it."""
-    answer = (f"{task.answer_turn(picture.pattern, zoomed=zooms)}<|im_end|>", True)
+    answer = (f"{task.answer_turn(picture.pattern)}<|im_end|>", True)
     if not zooms:
         return [(PROMPT, False), answer]
     return [(PROMPT, False), (f"{task.zoom_turn(picture.box)}<|im_end|>", True), (OBSERVATION, False), answer]
