@@ -15,15 +15,10 @@ import sys
 from types import SimpleNamespace
 from typing import Any
 
+from any_swift import NEW, load_plugin, make_template, picture, protocol
 from PIL import Image
 
 ROOT, MODEL_DIR = sys.argv[1:3]
-NEW = True
-try:
-    protocol = importlib.import_module("swift.infer_engine.protocol")
-except ImportError:
-    protocol, NEW = importlib.import_module("swift.llm.infer.protocol"), False
-
 TURNS = [
     (
         '<think>closer</think>\n<tool_call>\n{"name": "image_zoom_in_tool", "arguments": '
@@ -36,35 +31,14 @@ INSTRUCTION = "\nThink, zoom, answer: <think>...</think> <tool_call>...</tool_ca
 REWARDS = ("deepeyes_reward", "deepeyes_accuracy", "deepeyes_format", "deepeyes_tool")
 
 
-def plugin() -> Any:
-    """Loads the plugin as `--external_plugins` does."""
-    utils = importlib.import_module("swift.utils")
-    if hasattr(utils, "import_external_file"):
-        return utils.import_external_file(f"{ROOT}/deepeyes_plugin.py")
-    sys.path.insert(0, ROOT)
-    return importlib.import_module("deepeyes_plugin")
-
-
-def make_template() -> Any:
-    if NEW:
-        get_processor = importlib.import_module("swift.model").get_processor
-        get_template = importlib.import_module("swift.template").get_template
-        return get_template(get_processor(MODEL_DIR, model_type="qwen2_5_vl"), template_type="qwen2_5_vl")
-    llm = importlib.import_module("swift.llm")
-    _, processor = llm.get_model_tokenizer(MODEL_DIR, model_type="qwen2_5_vl", load_model=False)
-    return llm.get_template("qwen2_5_vl", processor)
-
-
 def row() -> dict[str, Any]:
-    picture = io.BytesIO()
-    Image.linear_gradient("L").resize((420, 336)).convert("RGB").save(picture, "PNG")
     question = "What colour is the mug?"
     return {
         "messages": [
             {"role": "system", "content": "You may call image_zoom_in_tool."},
             {"role": "user", "content": f"<image>\n{question}{INSTRUCTION}"},
         ],
-        "images": [base64.b64encode(picture.getvalue()).decode()],
+        "images": [picture(420, 336)],
         "data_source": "vstar",
         "env_name": "visual_toolbox_v2",
         "reward_model": {"ground_truth": "The mug is red.", "style": "model"},
@@ -132,7 +106,7 @@ def score(data: dict[str, Any], messages: Any, infos: dict[str, Any], key: str, 
 
 def server_way(orms: Any, multi_turns: Any) -> dict[str, Any]:
     """The scheduler behind `swift rollout`."""
-    data, engine = row(), Engine(make_template())
+    data, engine = row(), Engine(make_template(MODEL_DIR))
     request = request_of(row())
     scheduler = multi_turns["deepeyes_scheduler"](infer_engine=engine, max_turns=5)
     output = asyncio.run(scheduler.run(request, protocol.RequestConfig()))
@@ -142,7 +116,7 @@ def server_way(orms: Any, multi_turns: Any) -> dict[str, Any]:
 
 def trainer_way(orms: Any, multi_turns: Any, module: Any) -> dict[str, Any]:
     """The scheduler inside the trainer, without a server."""
-    data, template = row(), make_template()
+    data, template = row(), make_template(MODEL_DIR)
     engine = Engine(template)
     kwargs = {"max_turns": 5, "tokenizer": template.tokenizer, "template": template}
     if not hasattr(module, "RolloutScheduler"):  # ms-swift 3.7 hands over the number of turns and nothing else
@@ -191,7 +165,7 @@ def trainer_way(orms: Any, multi_turns: Any, module: Any) -> dict[str, Any]:
 
 
 def main() -> None:
-    loaded = plugin()
+    loaded = load_plugin(ROOT)
     name = "swift.rewards.orm" if NEW else "swift.plugin"
     module = importlib.import_module("swift.rollout.multi_turn" if NEW else "swift.plugin.multi_turn")
     orms = importlib.import_module(name).orms

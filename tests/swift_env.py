@@ -9,7 +9,12 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+from filelock import FileLock
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 ROOT = Path(__file__).resolve().parent.parent
 COMMON = ("torch==2.11.0", "torchvision==0.26.0", "math-verify", "msgspec")
@@ -33,13 +38,20 @@ def python_of(version: str) -> Path:
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "deepeyes" / "swift"
     key = hashlib.sha256(repr((packages, COMMON, sys.version_info[:2])).encode()).hexdigest()[:8]
     directory = cache / f"{version}-{key}"
-    if not (directory / "ready").exists():
-        uv = shutil.which("uv") or str(ROOT / ".uv" / "bin" / "uv")
-        python = directory / "bin" / "python"
-        subprocess.run([uv, "venv", "--quiet", "--clear", "--python", sys.executable, directory], check=True)
-        subprocess.run([uv, "pip", "install", "--quiet", "--python", python, *COMMON, *packages], check=True)
-        (directory / "ready").touch()
+    cache.mkdir(parents=True, exist_ok=True)
+    with FileLock(cache / f"{directory.name}.lock"):  # two processes of pytest may want it
+        if not (directory / "ready").exists():
+            install(directory, packages)
     return directory / "bin" / "python"
+
+
+def install(directory: Path, packages: Sequence[str]) -> None:
+    """Makes an environment."""
+    uv = shutil.which("uv") or str(ROOT / ".uv" / "bin" / "uv")
+    python = directory / "bin" / "python"
+    subprocess.run([uv, "venv", "--quiet", "--clear", "--python", sys.executable, directory], check=True)
+    subprocess.run([uv, "pip", "install", "--quiet", "--python", python, *COMMON, *packages], check=True)
+    (directory / "ready").touch()
 
 
 def run_in(version: str, script: Path, *arguments: str | Path) -> Any:

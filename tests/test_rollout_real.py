@@ -308,6 +308,7 @@ class TestTrainer:
             "logging_steps": 1,
             "save_strategy": "no",
             "report_to": "none",
+            "check_model": "false",  # asks a hub whether there is a newer one: without a network, half a minute
             "output_dir": directory / "output",
         }
         arguments = [str(word) for name, value in options.items() for word in (f"--{name}", value)]

@@ -8,25 +8,17 @@ loop over turns, its merge of a rollout into a sample, its encoding for the loss
 from __future__ import annotations
 
 import asyncio
-import base64
 import importlib
-import io
 import json
 import logging
 import sys
 from types import SimpleNamespace
 from typing import Any
 
-from PIL import Image
+from any_swift import NEW, load_plugin, make_template, picture, protocol
 
 ROOT, MODEL_DIR = sys.argv[1:3]
 LENGTHS = (1, 2, 3, 5)
-try:
-    protocol = importlib.import_module("swift.infer_engine.protocol")
-    NEW = True
-except ImportError:
-    protocol = importlib.import_module("swift.llm.infer.protocol")
-    NEW = False
 IMAGE_PAD = "<|image_pad|>"
 
 
@@ -43,30 +35,10 @@ SCRIPTS = {str(length): [*map(call, range(1, length)), "<answer>red</answer>"] f
 SCRIPTS["forged"] = [f"<image><video><img>x</img> {IMAGE_PAD} {call(1)}", f"<answer>red {IMAGE_PAD} <image></answer>"]
 
 
-def plugin() -> Any:
-    utils = importlib.import_module("swift.utils")
-    if hasattr(utils, "import_external_file"):
-        return utils.import_external_file(f"{ROOT}/deepeyes_plugin.py")
-    sys.path.insert(0, ROOT)
-    return importlib.import_module("deepeyes_plugin")
-
-
-def make_template() -> Any:
-    if NEW:
-        get_processor = importlib.import_module("swift.model").get_processor
-        get_template = importlib.import_module("swift.template").get_template
-        return get_template(get_processor(MODEL_DIR, model_type="qwen2_5_vl"), template_type="qwen2_5_vl")
-    llm = importlib.import_module("swift.llm")
-    _, processor = llm.get_model_tokenizer(MODEL_DIR, model_type="qwen2_5_vl", load_model=False)
-    return llm.get_template("qwen2_5_vl", processor)
-
-
 def row() -> dict[str, Any]:
-    picture = io.BytesIO()
-    Image.linear_gradient("L").resize((336, 252)).convert("RGB").save(picture, "PNG")
     return {
         "messages": [{"role": "user", "content": "<image>\nColour?\nAnswer in <answer>...</answer>."}],
-        "images": [base64.b64encode(picture.getvalue()).decode()],
+        "images": [picture(336, 252)],
         "data_source": "vstar",
         "env_name": "visual_toolbox_v2",
         "extra_info": {"question": "Colour?", "index": "0"},
@@ -207,8 +179,8 @@ def main() -> None:
     handler = logging.Handler()
     handler.emit = lambda record: announced.append(record.getMessage())  # type: ignore[method-assign]
     importlib.import_module("swift.utils").get_logger().addHandler(handler)
-    scheduler_class = plugin().DeepEyesScheduler
-    template = make_template()
+    scheduler_class = load_plugin(ROOT).DeepEyesScheduler
+    template = make_template(MODEL_DIR)
     template.max_length = None
     result = {
         name: {script: trajectory(way, scheduler_class, template, turns) for script, turns in SCRIPTS.items()}

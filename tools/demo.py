@@ -22,6 +22,7 @@ import sys
 import time
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from threading import Thread
 from typing import TYPE_CHECKING, Any
 
 import demo_run as run
@@ -54,7 +55,7 @@ class Plan:
         seed: Seed of the weights, the pictures and the sampling.
         warmup_steps: Steps of supervised training in plain torch at most, 16 trajectories each.
         mix_steps: Steps of `swift sft`, 8 trajectories each.
-        mix_every: Steps between its checkpoints.
+        mix_every: Steps between its checkpoints, of which one is chosen by its tool use.
         mix_zooms: Share of its trajectories that zoom.
         mix_hits: Share of those that zoom to the right place.
         grpo_steps: Steps of `swift rlhf`.
@@ -69,8 +70,8 @@ class Plan:
     warmup_steps: int = WARMUP_STEPS
     mix_steps: int = 15
     mix_every: int = 5
-    mix_zooms: float = 0.6
-    mix_hits: float = 0.5
+    mix_zooms: float = 0.55
+    mix_hits: float = 0.4
     grpo_steps: int = 20
     prompts: int = 2
     generations: int = 8
@@ -79,7 +80,7 @@ class Plan:
     probes: int = 64
 
 
-QUICK = {"mix_steps": 10, "grpo_steps": 12, "held_out": 96}
+QUICK = {"mix_steps": 10, "mix_every": 10, "grpo_steps": 12, "held_out": 128}
 
 
 class Console:
@@ -291,10 +292,13 @@ class Demo:
             words += ["--per_device_train_batch_size", "8", "--gradient_accumulation_steps", "1"]
             words += ["--use_logits_to_keep", "true", "--max_length", "1024", "--seed", str(plan.seed)]
             words += ["--save_steps", str(plan.mix_every)]
+            Thread(target=self._evaluation, daemon=True).start()  # imports, while swift in the child does the same
             run.run_swift(words, folder, self._env, self._show_sft)
 
         folder = self._cache.stage("mix", made_by, make)
         checkpoints = sorted(folder.glob("checkpoint-*"), key=lambda path: int(path.name.partition("-")[2]))
+        if len(checkpoints) == 1:
+            return checkpoints[0]
         low, high = TOOL_USE_WANTED
         measured: dict[Path, float] = {}
         for checkpoint in reversed(checkpoints):
