@@ -155,7 +155,7 @@ class TestVerdict:
     """A run counts as learned only where the numbers show it."""
 
     def test_rise_that_needs_the_crop_is_learned(self) -> None:
-        learned, verdict = demo.judge(BEFORE, AFTER)
+        learned, verdict = demo.judge(BEFORE, AFTER, 0.16)
         assert learned
         assert verdict.startswith("LEARNED on 256 held-out pictures: tool use 0.40 [0.34, 0.46] -> 0.95")
         assert "\n" not in verdict
@@ -167,12 +167,13 @@ class TestVerdict:
             ("TRUE_CROP", {"hits": 0.6}),
             ("TRUE_CROP", {"accuracy": 0.35}),
             ("BLANK_CROP", {"accuracy": 0.88}),
+            ("BLANK_CROP", {"accuracy": 0.25}),
             ("NO_TOOL", {"accuracy": 0.88}),
         ],
     )
     def test_anything_less_is_not(self, mode: str, figures: dict[str, float]) -> None:
         after = {**AFTER, mode: outcome(**figures)}
-        assert not demo.judge(BEFORE, after)[0]
+        assert not demo.judge(BEFORE, after, 0.16)[0]
 
     def test_interval_is_wilsons(self) -> None:
         assert np.allclose(demo_run.interval(0.5, 100), (0.4038, 0.5962), atol=1e-4)

@@ -20,6 +20,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections import Counter
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from threading import Thread
@@ -371,8 +372,12 @@ class Demo:
 
     def _conclude(self, folder: Path, before: dict[str, Any], after: dict[str, dict[str, Any]]) -> Path:
         import demo_plot  # noqa: PLC0415 - loads matplotlib
+        import demo_task as task  # noqa: PLC0415
 
-        report = {"plan": asdict(self._plan), "before": before, "after": after}
+        pictures = task.sample_pictures(self._plan.held_out, seed=self._plan.seed, split="held-out")
+        counts = Counter(picture.pattern for picture in pictures)
+        best_guess = max(counts.values()) / len(pictures)
+        report = {"plan": asdict(self._plan), "before": before, "after": after, "best_guess": best_guess}
         (folder / "demo.json").write_text(json.dumps(report, indent=1), encoding="utf-8")
         demo_plot.draw([run.summary_of(step) for step in run.read_steps(folder)], folder / "demo.png")
         print(f"\nCurves: {folder / 'demo.png'}\nRun:    {folder}")
@@ -381,7 +386,7 @@ class Demo:
         )
         if page.returncode == 0:
             print(f"Page:   {page.stdout.decode().strip()}")
-        learned, verdict = judge(before, after)
+        learned, verdict = judge(before, after, best_guess)
         print("\n" + verdict)
         if not learned:
             raise run.DemoError("it did not learn; the figures above say where, the run's folder says why")
@@ -405,15 +410,16 @@ def _describe(outcome: dict[str, Any]) -> str:
     )
 
 
-def judge(before: dict[str, Any], after: dict[str, dict[str, Any]]) -> tuple[bool, str]:
+def judge(before: dict[str, Any], after: dict[str, dict[str, Any]], best_guess: float) -> tuple[bool, str]:
     """Tell whether the policy learned to zoom because it needs to.
 
     It did if tool use, the share of zooms to the right place and accuracy rose, each with disjoint 95 % intervals, and
-    if accuracy is lower, likewise, with the crop blanked and with the tool off.
+    if accuracy with the crop blanked and with the tool off is lower, likewise, and no better than a guess.
 
     Args:
         before: Outcome of the held-out questions before GRPO.
         after: Outcomes after it, by mode.
+        best_guess: Accuracy of the best answer that is always the same.
 
     Returns:
         Whether it did, and the verdict in one line.
@@ -425,7 +431,10 @@ def judge(before: dict[str, Any], after: dict[str, dict[str, Any]]) -> tuple[boo
         return run.interval(outcome[name], max(1, round(count * outcome["tool_use"])) if name == "hits" else count)
 
     rose = all(bounds(true, name)[0] > bounds(before, name)[1] for name in ("tool_use", "hits", "accuracy"))
-    needs_crop = all(bounds(true, "accuracy")[0] > bounds(other, "accuracy")[1] for other in (blank, off))
+    needs_crop = all(
+        bounds(true, "accuracy")[0] > bounds(other, "accuracy")[1] and bounds(other, "accuracy")[0] <= best_guess
+        for other in (blank, off)
+    )
 
     def share(outcome: dict[str, Any], name: str) -> str:
         low, high = bounds(outcome, name)
@@ -436,7 +445,8 @@ def judge(before: dict[str, Any], after: dict[str, dict[str, Any]]) -> tuple[boo
         f"tool use {share(before, 'tool_use')} -> {share(true, 'tool_use')}, "
         f"right place {share(before, 'hits')} -> {share(true, 'hits')}, "
         f"accuracy {share(before, 'accuracy')} -> {share(true, 'accuracy')} "
-        f"(crop blanked {share(blank, 'accuracy')}, tool off {share(off, 'accuracy')}, a guess 0.12), "
+        f"(crop blanked {share(blank, 'accuracy')}, tool off {share(off, 'accuracy')}, "
+        f"the best constant guess {best_guess:.2f}), "
         f"reward {before['reward']:.2f} -> {true['reward']:.2f}"
     )
     return rose and needs_crop, verdict
