@@ -316,6 +316,7 @@ def run_demo(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
     """Run the demo with a cache of its own."""
     env = {name: value for name, value in os.environ.items() if name != "GLIBC_TUNABLES"}
     env["DEEPEYES_CACHE"] = str(folder / "cache")
+    env["OMP_NUM_THREADS"] = "1"  # another test file runs beside this one
     command = [sys.executable, str(ROOT / "tools" / "demo.py"), *words]
     return subprocess.run(command, env=env, capture_output=True, text=True, check=False)
 
