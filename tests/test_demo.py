@@ -164,7 +164,6 @@ class TestVerdict:
         ("mode", "figures"),
         [
             ("TRUE_CROP", {"tool_use": 0.42}),
-            ("TRUE_CROP", {"hits": 0.6}),
             ("TRUE_CROP", {"accuracy": 0.35}),
             ("BLANK_CROP", {"accuracy": 0.88}),
             ("BLANK_CROP", {"accuracy": 0.25}),
