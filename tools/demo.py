@@ -13,6 +13,7 @@ and after. Each stage is kept under DEEPEYES_CACHE and reused as long as nothing
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import shutil
@@ -23,7 +24,6 @@ import time
 from collections import Counter
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from threading import Thread
 from typing import TYPE_CHECKING, Any
 
 import demo_run as run
@@ -31,7 +31,6 @@ import pyarrow.parquet as pq
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from types import ModuleType
 
 COLUMNS = ("data_source", "prompt", "images", "env_name", "reward_model", "extra_info")
 """Columns of the official files that the plugin reads."""
@@ -69,11 +68,11 @@ class Plan:
 
     seed: int = 0
     warmup_steps: int = WARMUP_STEPS
-    mix_steps: int = 15
-    mix_every: int = 5
-    mix_zooms: float = 0.55
-    mix_hits: float = 0.4
-    grpo_steps: int = 20
+    mix_steps: int = 60
+    mix_every: int = 20
+    mix_zooms: float = 0.5
+    mix_hits: float = 0.25
+    grpo_steps: int = 40
     prompts: int = 2
     generations: int = 8
     learning_rate: float = 2e-4
@@ -151,9 +150,8 @@ def build_model(cache: run.Cache, seed: int) -> Path:
     return cache.stage("model", made_by, make)
 
 
-def plumbing(dataset: Path, cache: run.Cache, console: Console, seed: int) -> None:
+def plumbing(dataset: Path, cache: run.Cache, console: Console, worker: run.Worker, seed: int) -> None:
     """Run a few GRPO steps of a random model on a dataset, and print their figures."""
-    check_dataset(dataset)
     console.stage("model")
     model = build_model(cache, seed)
     console.stage("grpo")
@@ -169,8 +167,8 @@ def plumbing(dataset: Path, cache: run.Cache, console: Console, seed: int) -> No
     )
     words += ["--max_completion_length", str(PLUMBING_TOKENS), "--max_length", str(PLUMBING_LENGTH)]
     words += ["--save_strategy", "no", "--seed", str(seed)]
-    env = run.child_environment(os.environ, MAX_PIXELS=str(PLUMBING_PIXELS))
-    run.run_swift(words, folder, env, lambda line: _show_grpo(console, line, PLUMBING_STEPS))
+    settings = {"MAX_PIXELS": str(PLUMBING_PIXELS), "DEEPEYES_CROP_SOURCE": "view"}
+    worker.run("swift.cli.rlhf", words, folder, lambda line: _show_grpo(console, line, PLUMBING_STEPS), **settings)
     steps = run.read_steps(folder)
     print("\n" + f"{'step':>6}" + "".join(f"{name:>10}" for name in TABLE_NAMES))
     for number, step in enumerate(steps, start=1):
@@ -221,24 +219,19 @@ def _warm_up(cache: run.Cache, model: Path, plan: Plan, progress: Callable[[int,
 class Demo:
     """The stages of the demo, one method each."""
 
-    def __init__(self, plan: Plan, cache: run.Cache, console: Console) -> None:
+    def __init__(self, plan: Plan, cache: run.Cache, console: Console, worker: run.Worker) -> None:
         """Prepare; nothing runs yet.
 
         Args:
             plan: What to do.
             cache: Where stages are kept.
             console: Told of progress.
+            worker: Runs the stages that need swift.
         """
         self._plan = plan
         self._cache = cache
         self._console = console
-        self._env = run.child_environment(os.environ, **ENVIRONMENT)
-
-    @staticmethod
-    def _evaluation() -> ModuleType:
-        import demo_eval  # noqa: PLC0415 - loads swift, which takes ten seconds
-
-        return demo_eval
+        self._worker = worker
 
     def measure(self, checkpoint: Path, split: str, count: int, modes: tuple[str, ...]) -> dict[str, dict[str, Any]]:
         """Evaluate a checkpoint, or read the evaluation that was made of it before.
@@ -255,26 +248,18 @@ class Demo:
         sources = run.source_hash("demo_task.py", "demo_eval.py", "demo_sampling.py", run.PLUGIN.name)
         parent = [checkpoint.parent.name, checkpoint.name]
         made_by = {"checkpoint": parent, "split": split, "count": count, "seed": self._plan.seed, "sources": sources}
+        words = [str(checkpoint), "--split", split, "--count", str(count), "--seed", str(self._plan.seed)]
+        words += ["--modes", *modes]
 
         def make(folder: Path) -> None:
-            evaluation = self._evaluation()
-            import demo_task as task  # noqa: PLC0415
-
-            pictures = task.sample_pictures(count, seed=self._plan.seed, split=split)
-            rows = [task.row(index, picture, split) for index, picture in enumerate(pictures)]
-            evaluator = evaluation.Evaluator(checkpoint)
-            direct = task.answer_turn("").removesuffix("</answer>")
-            outcomes = {}
-            for mode in modes:
-                self._console.say(f"{count} questions, {evaluation.Mode[mode].value}")
-                boxes = [picture.box for picture in pictures]
-                outcome = evaluator.run(rows, boxes, mode=evaluation.Mode[mode], direct=direct, seed=self._plan.seed)
-                outcomes[mode] = asdict(outcome)
-            (folder / "outcomes.json").write_text(json.dumps(outcomes, indent=1), encoding="utf-8")
+            self._worker.run("demo_eval", words, folder, self._show_measure)
 
         folder = self._cache.stage("measure", {**made_by, "modes": modes}, make)
-        outcomes: dict[str, dict[str, Any]] = json.loads((folder / "outcomes.json").read_text(encoding="utf-8"))
-        return outcomes
+        lines = (folder / "logging.jsonl").read_text(encoding="utf-8").splitlines()
+        return {line.pop("mode"): line for line in map(json.loads, lines)}
+
+    def _show_measure(self, line: dict[str, Any]) -> None:
+        self._console.say(f"{line['mode'].lower().replace('_', ' ')}: {_describe(line)}")
 
     def mix(self, warmed: Path) -> Path:
         """Train with `swift sft` on a mix of zooms and guesses, and choose a checkpoint by its tool use."""
@@ -288,13 +273,12 @@ class Demo:
             data = task.write_mix(
                 folder / "data", 8 * plan.mix_steps, seed=plan.seed, zooms=plan.mix_zooms, hits=plan.mix_hits
             )
-            words = ["sft", "--model", str(warmed), *run.MODEL_ARGUMENTS, *run.TRAINING_ARGUMENTS]
+            words = ["--model", str(warmed), *run.MODEL_ARGUMENTS, *run.TRAINING_ARGUMENTS]
             words += ["--dataset", str(data), "--max_steps", str(plan.mix_steps), "--learning_rate", "3e-4"]
             words += ["--per_device_train_batch_size", "8", "--gradient_accumulation_steps", "1"]
             words += ["--use_logits_to_keep", "true", "--max_length", "1024", "--seed", str(plan.seed)]
-            words += ["--save_steps", str(plan.mix_every)]
-            Thread(target=self._evaluation, daemon=True).start()  # imports, while swift in the child does the same
-            run.run_swift(words, folder, self._env, self._show_sft)
+            words += ["--save_steps", str(plan.mix_every), "--lr_scheduler_type", "linear"]
+            self._worker.run("swift.cli.sft", words, folder, self._show_sft)
 
         folder = self._cache.stage("mix", made_by, make)
         checkpoints = sorted(folder.glob("checkpoint-*"), key=lambda path: int(path.name.partition("-")[2]))
@@ -305,7 +289,6 @@ class Demo:
         for checkpoint in reversed(checkpoints):
             outcome = self.measure(checkpoint, "probe", plan.probes, ("TRUE_CROP",))["TRUE_CROP"]
             measured[checkpoint] = outcome["tool_use"]
-            self._console.say(f"{checkpoint.name}: tool use {outcome['tool_use']:.2f}")
             if low <= outcome["tool_use"] <= high:
                 break
         return min(measured, key=lambda checkpoint: abs(measured[checkpoint] - (low + high) / 2))
@@ -337,8 +320,13 @@ class Demo:
             words += ["--seed", str(plan.seed), "--data_seed", str(plan.seed)]
             words += ["--learning_rate", str(plan.learning_rate), "--max_completion_length", "60"]
             words += ["--max_length", "1024", "--save_steps", str(plan.grpo_steps), "--log_completions", "true"]
-            env = self._env | {"DEEPEYES_TRACE_DIR": str(folder / "trace")}
-            run.run_swift(words, folder, env, lambda line: _show_grpo(self._console, line, plan.grpo_steps))
+            self._worker.run(
+                "swift.cli.rlhf",
+                words,
+                folder,
+                lambda line: _show_grpo(self._console, line, plan.grpo_steps),
+                DEEPEYES_TRACE_DIR=str(folder / "trace"),
+            )
 
         return self._cache.stage("grpo", made_by, make)
 
@@ -360,14 +348,11 @@ class Demo:
         start = self.mix(warmed)
         console.stage("measure before")
         before = self.measure(start, "held-out", plan.held_out, ("TRUE_CROP",))["TRUE_CROP"]
-        console.say(_describe(before))
         console.stage("grpo, swift rlhf")
         folder = self.grpo(start)
         console.stage("measure after")
         trained = folder / f"checkpoint-{plan.grpo_steps}"
         after = self.measure(trained, "held-out", plan.held_out, ("TRUE_CROP", "BLANK_CROP", "NO_TOOL"))
-        for mode, outcome in after.items():
-            console.say(f"{mode.lower().replace('_', ' ')}: {_describe(outcome)}")
         return self._conclude(folder, before, after)
 
     def _conclude(self, folder: Path, before: dict[str, Any], after: dict[str, dict[str, Any]]) -> Path:
@@ -413,8 +398,9 @@ def _describe(outcome: dict[str, Any]) -> str:
 def judge(before: dict[str, Any], after: dict[str, dict[str, Any]], best_guess: float) -> tuple[bool, str]:
     """Tell whether the policy learned to zoom because it needs to.
 
-    It did if tool use and accuracy rose, each with disjoint 95 % intervals, and if accuracy with the crop blanked and
-    with the tool off is lower, likewise, and no better than a guess.
+    It did if tool use, the share of zooms that go to the right place, and accuracy rose, each with disjoint 95 %
+    intervals, and if accuracy with the crop blanked and with the tool off is lower, likewise, and no better than a
+    guess.
 
     Args:
         before: Outcome of the held-out questions before GRPO.
@@ -430,7 +416,7 @@ def judge(before: dict[str, Any], after: dict[str, dict[str, Any]], best_guess: 
         count = outcome["questions"]
         return run.interval(outcome[name], max(1, round(count * outcome["tool_use"])) if name == "hits" else count)
 
-    rose = all(bounds(true, name)[0] > bounds(before, name)[1] for name in ("tool_use", "accuracy"))
+    rose = all(bounds(true, name)[0] > bounds(before, name)[1] for name in ("tool_use", "hits", "accuracy"))
     needs_crop = all(
         bounds(true, "accuracy")[0] > bounds(other, "accuracy")[1] and bounds(other, "accuracy")[0] <= best_guess
         for other in (blank, off)
@@ -480,11 +466,15 @@ def main(arguments: list[str] | None = None) -> int:
     cache = run.Cache(directory, console.say)
     try:
         if options.dataset:
-            plumbing(options.dataset, cache, console, options.seed)
-            return 0
-        plan = replace(Plan(seed=options.seed), **(QUICK if options.quick else {}))
-        plan = replace(plan, grpo_steps=options.steps or plan.grpo_steps)
-        Demo(plan, cache, console).run()
+            check_dataset(options.dataset)
+        env = run.child_environment(os.environ, **ENVIRONMENT)
+        with contextlib.closing(run.Worker(env, directory / "worker.log")) as worker:
+            if options.dataset:
+                plumbing(options.dataset, cache, console, worker, options.seed)
+                return 0
+            plan = replace(Plan(seed=options.seed), **(QUICK if options.quick else {}))
+            plan = replace(plan, grpo_steps=options.steps or plan.grpo_steps)
+            Demo(plan, cache, console, worker).run()
         if options.quick:
             print("This was the short form: fewer steps and questions, so it proves less than the full one.")
     except run.DemoError as error:

@@ -5,13 +5,17 @@ The settings of the plugin are read at import, so whoever imports this module se
 
 from __future__ import annotations
 
+import argparse
 import copy
 import io
-from dataclasses import dataclass
+import json
+from dataclasses import asdict, dataclass
 from enum import Enum
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import demo_sampling  # noqa: F401 - for its effect
+import demo_task as task
 import torch
 from PIL import Image
 from swift.infer_engine import RequestConfig, TransformersEngine
@@ -22,7 +26,6 @@ import deepeyes_plugin as plugin
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from pathlib import Path
 
 MAX_TURNS = 2
 MAX_TOKENS = 60
@@ -62,19 +65,6 @@ class Outcome:
     turns: float
 
 
-class _BlankingScheduler(plugin.DeepEyesScheduler):
-    """The plugin's scheduler, except that every crop is grey."""
-
-    def step(self, infer_request: Any, response_choice: Any, current_turn: int) -> Any:
-        """Append the observation with its picture painted over."""
-        given = len(infer_request.images)
-        result = super().step(infer_request, response_choice, current_turn)
-        for at in range(given, len(infer_request.images)):
-            with Image.open(io.BytesIO(plugin.image_bytes(infer_request.images[at]))) as crop:
-                infer_request.images[at] = Image.new("RGB", crop.size, (128, 128, 128))
-        return result
-
-
 class Evaluator:
     """A checkpoint behind swift's transformers engine."""
 
@@ -94,58 +84,82 @@ class Evaluator:
         self._engine.template.remove_unused_columns = True  # a checkpoint of GRPO comes with the trainer's own answer
         self._config = RequestConfig(max_tokens=MAX_TOKENS, temperature=1.0, top_k=TOP_K, return_details=True)
 
-    def run(
-        self,
-        rows: Sequence[dict[str, Any]],
-        boxes: Sequence[tuple[int, ...]],
-        *,
-        mode: Mode = Mode.TRUE_CROP,
-        direct: str = "",
-        seed: int = 0,
-    ) -> Outcome:
+    def answer(self, rows: Sequence[dict[str, Any]], *, begun_with: str = "", seed: int = 0) -> list[RolloutOutput]:
         """Let the policy answer each row's question once, sampled as in training.
 
         Args:
             rows: Dataset rows in the official schema.
-            boxes: For each row, the box in pixels of the view that holds the answer.
-            mode: What a zoom shows.
-            direct: With `Mode.NO_TOOL`, the words that begin the answer.
+            begun_with: Words that begin its first turn, so that it can't zoom.
             seed: Seed of the sampling.
 
         Returns:
-            The means.
+            The trajectories, in the rows' order.
         """
         torch.manual_seed(seed)
-        kind = _BlankingScheduler if mode is Mode.BLANK_CROP else plugin.DeepEyesScheduler
         template = self._engine.template
-        scheduler = kind(max_turns=MAX_TURNS, template=template, tokenizer=template.tokenizer)
-        requests = [_request(row, direct if mode is Mode.NO_TOOL else "") for row in rows]
-
-        def roll_out(pending: list[Any], config: Any) -> list[Any]:
-            return [
-                RolloutOutput(response=response) for response in self._engine.infer(pending, config, use_tqdm=False)
-            ]
-
+        scheduler = plugin.DeepEyesScheduler(max_turns=MAX_TURNS, template=template, tokenizer=template.tokenizer)
+        requests = [_request(row, begun_with) for row in rows]
         invoke_async_hook(scheduler.on_trajectory_start(requests))
-        outputs = run_multi_turn(
-            requests, roll_out(requests, self._config), scheduler, roll_out, self._config, max_turns=MAX_TURNS
+        outputs: list[RolloutOutput] = run_multi_turn(
+            requests, self._roll_out(requests), scheduler, self._roll_out, self._config, max_turns=MAX_TURNS
         )
-        if mode is Mode.NO_TOOL:
-            for output in outputs:  # what it was made to begin with is a part of its answer
-                output.rollout_infos["turns"][-1] = direct + output.rollout_infos["turns"][-1]
-        return _outcome(rows, boxes, outputs)
+        for output in outputs:  # what it was made to begin with is a part of its answer
+            output.rollout_infos["turns"][-1] = begun_with + output.rollout_infos["turns"][-1]
+        return outputs
+
+    def answer_blank_crops(self, outputs: Sequence[RolloutOutput], *, seed: int = 0) -> list[RolloutOutput]:
+        """Let the policy answer again where it had zoomed, after the same call, with a grey crop.
+
+        Args:
+            outputs: Trajectories of `answer`; they stay as they are.
+            seed: Seed of the sampling.
+
+        Returns:
+            Trajectories in the same order.
+        """
+        torch.manual_seed(seed)
+        again = list(outputs)
+        zoomed = [at for at, output in enumerate(outputs) if output.rollout_infos["num_zooms"]]
+        requests = [_blanked(outputs[at]) for at in zoomed]
+        for at, new in zip(zoomed, self._roll_out(requests), strict=True):
+            infos = dict(outputs[at].rollout_infos)
+            infos["turns"] = [*infos["turns"][:-1], new.response.choices[0].message.content]
+            again[at] = RolloutOutput(response=new.response, messages=outputs[at].messages, rollout_infos=infos)
+        return again
+
+    def _roll_out(self, requests: list[RolloutInferRequest], *_: Any) -> list[RolloutOutput]:
+        responses = self._engine.infer(requests, self._config, use_tqdm=False)
+        return [RolloutOutput(response=response) for response in responses]
 
 
-def _request(row: dict[str, Any], direct: str) -> Any:
+def _request(row: dict[str, Any], begun_with: str) -> RolloutInferRequest:
     messages = copy.deepcopy(row["prompt"])
-    if direct:
-        messages.append({"role": "assistant", "content": direct})
+    if begun_with:
+        messages.append({"role": "assistant", "content": begun_with})
     columns = {key: value for key, value in row.items() if key not in ("prompt", "images")}
     return RolloutInferRequest(messages=messages, images=copy.deepcopy(row["images"]), data_dict=columns)
 
 
-def _outcome(rows: Sequence[dict[str, Any]], boxes: Sequence[tuple[int, ...]], outputs: Sequence[Any]) -> Outcome:
-    """Score trajectories as the rewards do, and average."""
+def _blanked(output: RolloutOutput) -> RolloutInferRequest:
+    """Give the request of the last turn, with every crop painted over."""
+    original, *crops = output.rollout_infos["images"]
+    grey = []
+    for crop in crops:
+        with Image.open(io.BytesIO(plugin.image_bytes(crop))) as image:
+            grey.append(Image.new("RGB", image.size, (128, 128, 128)))
+    return RolloutInferRequest(messages=output.messages[:-1], images=[original, *grey])
+
+
+def outcome_of(
+    rows: Sequence[dict[str, Any]], boxes: Sequence[tuple[int, ...]], outputs: Sequence[RolloutOutput]
+) -> Outcome:
+    """Score trajectories as the rewards do, and average.
+
+    Args:
+        rows: Dataset rows in the official schema.
+        boxes: For each row, the box in pixels of the view that holds the answer.
+        outputs: For each row, the trajectory.
+    """
     columns = {name: [row[name] for row in rows] for name in ("data_source", "reward_model", "extra_info", "env_name")}
     columns["messages"] = [output.messages for output in outputs]
     columns["rollout_infos"] = [output.rollout_infos for output in outputs]
@@ -168,3 +182,34 @@ def _outcome(rows: Sequence[dict[str, Any]], boxes: Sequence[tuple[int, ...]], o
         format=sum(score.format for score in scores) / count,
         turns=sum(info["num_turns"] for info in infos) / count,
     )
+
+
+def main() -> None:
+    """Measure a checkpoint, and write an `Outcome` with its mode to `logging.jsonl` as each is done."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("checkpoint", type=Path)
+    parser.add_argument("--split", required=True, help="name of the pictures' stream of random numbers")
+    parser.add_argument("--count", type=int, required=True, help="questions")
+    parser.add_argument("--seed", type=int, required=True, help="of the pictures and the sampling")
+    parser.add_argument("--modes", nargs="+", choices=Mode.__members__, required=True)
+    parser.add_argument("--output_dir", type=Path, required=True)
+    options = parser.parse_args()
+    pictures = task.sample_pictures(options.count, seed=options.seed, split=options.split)
+    rows = [task.row(index, picture, options.split) for index, picture in enumerate(pictures)]
+    boxes = [picture.box for picture in pictures]
+    evaluator = Evaluator(options.checkpoint)
+    with (options.output_dir / "logging.jsonl").open("w", encoding="utf-8", buffering=1) as file:
+        outputs = evaluator.answer(rows, seed=options.seed)
+        for mode in options.modes:
+            if Mode[mode] is Mode.BLANK_CROP:
+                shown = evaluator.answer_blank_crops(outputs, seed=options.seed)
+            elif Mode[mode] is Mode.NO_TOOL:
+                direct = task.answer_turn("").removesuffix("</answer>")
+                shown = evaluator.answer(rows, begun_with=direct, seed=options.seed)
+            else:
+                shown = outputs
+            file.write(json.dumps({"mode": mode, **asdict(outcome_of(rows, boxes, shown))}) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -7,11 +7,11 @@ import hashlib
 import json
 import math
 import os
+import select
 import shutil
 import signal
 import subprocess
 import sys
-import time
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,6 +26,11 @@ KILL_AFTER_SECONDS = 5.0
 """How long a stage may take to end on SIGTERM."""
 LOG_TAIL_LINES = 12
 MICRO_BATCH = 4
+MALLOC = ":".join(
+    f"glibc.malloc.{name}"
+    for name in ("hugetlb=1", "mmap_max=0", "arena_max=1", "trim_threshold=17179869184", "top_pad=268435456")
+)
+"""Keeps freed memory, in huge pages, for the next step: a third of the time went into faulting in fresh logits."""
 Z95 = 1.959964
 """Two-sided 95 % quantile of the normal distribution."""
 MODEL_ARGUMENTS = ("--model_type", "qwen2_5_vl", "--template", "qwen2_5_vl", "--torch_dtype", "float32")
@@ -34,7 +39,7 @@ TRAINING_ARGUMENTS = (
     # 95 % of the weights: each step would move all of its 152 thousand rows, of which the task uses a few hundred.
     *("--freeze_parameters", "model.language_model.embed_tokens"),
     *("--load_from_cache_file", "false", "--split_dataset_ratio", "0", "--dataloader_num_workers", "0"),
-    *("--lr_scheduler_type", "constant", "--warmup_ratio", "0", "--loss_scale", "default"),
+    *("--warmup_ratio", "0", "--loss_scale", "default"),
     *("--logging_steps", "1", "--save_only_model", "true", "--report_to", "none", "--add_version", "false"),
     *("--check_model", "false"),  # asks a hub whether there is a newer one: without a network, half a minute
 )
@@ -63,8 +68,7 @@ def child_environment(env: Mapping[str, str], **settings: str) -> dict[str, str]
         CUDA_VISIBLE_DEVICES="",
         HF_HUB_OFFLINE="1",
         TOKENIZERS_PARALLELISM="false",
-        # Large freed blocks come back as huge pages, which halves the time of a step.
-        GLIBC_TUNABLES="glibc.malloc.hugetlb=1",
+        GLIBC_TUNABLES=MALLOC,
     )
     return own | {"DEEPEYES_JUDGE": "rule", "LOG_LEVEL": "INFO"} | settings
 
@@ -112,40 +116,84 @@ class Cache:
         return folder
 
 
-def run_swift(
-    words: Sequence[str], folder: Path, env: Mapping[str, str], on_step: Callable[[dict[str, Any]], None]
-) -> None:
-    """Run swift in a process group of its own, and end the whole group whatever happens here.
+class Worker:
+    """A process that runs the stages, in a process group of its own, which `close` ends whatever happens here."""
 
-    Args:
-        words: The command line after `swift`.
-        folder: Where swift writes `logging.jsonl`; its output goes to `swift.log` there, the command to `command.json`.
-        env: The environment.
-        on_step: Given each line of `logging.jsonl` as it appears.
+    def __init__(self, env: Mapping[str, str], log: Path) -> None:
+        """Start it; it imports swift while other things go on.
 
-    Raises:
-        DemoError: swift failed.
-    """
-    command = [str(Path(sys.executable).with_name("swift")), *words, "--output_dir", str(folder)]
-    (folder / "command.json").write_text(json.dumps(command, indent=1), encoding="utf-8")
-    log, steps = folder / "swift.log", _Lines(folder / "logging.jsonl")
-    with log.open("wb") as output:
-        process = subprocess.Popen(  # noqa: S603 - our own command
-            command, stdout=output, stderr=subprocess.STDOUT, env=dict(env), cwd=ROOT, start_new_session=True
-        )
+        Args:
+            env: Its environment.
+            log: File for what its imports say.
+        """
+        self._log = log
+        log.parent.mkdir(parents=True, exist_ok=True)
+        with log.open("wb") as output:
+            self._process = subprocess.Popen(  # noqa: S603 - our own program
+                [sys.executable, str(ROOT / "tools" / "demo_worker.py")],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=output,
+                env={**env, "PYTHONPATH": str(ROOT)},
+                cwd=ROOT,
+                start_new_session=True,
+            )
+
+    def close(self) -> None:
+        """End the worker and all that it started."""
+        _end_group(self._process)
+        for pipe in (self._process.stdin, self._process.stdout):
+            if pipe:
+                pipe.close()
+
+    def run(
+        self,
+        module: str,
+        words: Sequence[str],
+        folder: Path,
+        on_line: Callable[[dict[str, Any]], None],
+        **settings: str,
+    ) -> None:
+        """Run a module as a program.
+
+        Args:
+            module: `swift.cli.sft` runs what the command `swift sft` runs.
+            words: Its command line.
+            folder: Its `--output_dir`, where it writes `logging.jsonl`; its output goes to `stage.log` there, the
+                command to `command.json`.
+            on_line: Given each line of `logging.jsonl` as it appears.
+            settings: Environment variables beside the worker's.
+
+        Raises:
+            DemoError: The stage failed.
+        """
+        words = [*words, "--output_dir", str(folder)]
+        (folder / "command.json").write_text(json.dumps(["python", "-m", module, *words], indent=1), encoding="utf-8")
+        log, lines = folder / "stage.log", _Lines(folder / "logging.jsonl")
+        stage = {"module": module, "words": words, "settings": settings, "log": str(log)}
+        status = self._ask(stage, lambda: [on_line(line) for line in lines.new()])
+        if status is None:
+            raise DemoError(f"the process that runs the stages ended; its output is in {self._log}")
+        if status:
+            tail = log.read_text(encoding="utf-8", errors="replace").splitlines()[-LOG_TAIL_LINES:]
+            print("\n".join(tail), file=sys.stderr)
+            raise DemoError(f"`{module}` ended with status {status}; its whole output is in {log}")
+
+    def _ask(self, stage: dict[str, Any], meanwhile: Callable[[], object]) -> int | None:
+        """Hand over a stage and wait; give its exit status, or None if the worker ended."""
+        given, answers = self._process.stdin, self._process.stdout
+        if given is None or answers is None:
+            return None
         try:
-            while process.poll() is None:
-                time.sleep(POLL_SECONDS)
-                for line in steps.new():
-                    on_step(line)
-        finally:
-            _end_group(process)
-    for line in steps.new():
-        on_step(line)
-    if process.returncode:
-        tail = log.read_text(encoding="utf-8", errors="replace").splitlines()[-LOG_TAIL_LINES:]
-        print("\n".join(tail), file=sys.stderr)
-        raise DemoError(f"`swift {words[0]}` ended with status {process.returncode}; its whole output is in {log}")
+            given.write(json.dumps(stage).encode() + b"\n")
+            given.flush()
+        except BrokenPipeError:
+            return None
+        while not select.select([answers], [], [], POLL_SECONDS)[0]:
+            meanwhile()
+        meanwhile()
+        answer = answers.readline()
+        return int(answer) if answer else None
 
 
 def _end_group(process: subprocess.Popen[bytes]) -> None:
@@ -214,7 +262,7 @@ def grpo_words(model: Path, dataset: Path, *, steps: int, batch: int, generation
     vocabulary for a hundred tokens, and sixteen of them would take five gigabytes.
     """
     return [
-        *("rlhf", "--rlhf_type", "grpo", "--model", str(model), *MODEL_ARGUMENTS, *TRAINING_ARGUMENTS),
+        *("--rlhf_type", "grpo", "--model", str(model), *MODEL_ARGUMENTS, *TRAINING_ARGUMENTS),
         *("--external_plugins", str(PLUGIN), str(ROOT / "tools" / "demo_sampling.py")),
         *("--multi_turn_scheduler", "deepeyes_scheduler", "--max_turns", "2", "--use_vllm", "false"),
         *("--reward_funcs", "deepeyes_reward", "deepeyes_accuracy", "deepeyes_format", "deepeyes_tool"),
@@ -223,5 +271,5 @@ def grpo_words(model: Path, dataset: Path, *, steps: int, batch: int, generation
         *("--max_steps", str(steps), "--per_device_train_batch_size", str(MICRO_BATCH)),
         *("--gradient_accumulation_steps", str(batch // MICRO_BATCH)),
         *("--num_generations", str(generations), "--loss_type", "bnpo", "--beta", "0"),
-        *("--temperature", "1", "--top_k", "20", "--top_p", "1"),
+        *("--temperature", "1", "--top_k", "20", "--top_p", "1", "--lr_scheduler_type", "constant"),
     ]
