@@ -74,7 +74,7 @@ usage: bash deepeyes.sh [COMMAND] [ARGUMENTS]
   doctor   find what would stop a run, and say how to mend it
   report   one HTML page of a run: curves and trajectories
   eval     V*Bench, HR-Bench or own rows, with the zoom that trained the model
-  demo     a tiny model learns to zoom by GRPO, on this machine, on the CPU: ten minutes; --quick: half of it
+  demo     a tiny model learns to zoom by GRPO, on this machine, on the CPU: eight minutes; --quick: half of it
   setup    [gpu|cpu] make .venv from the locked requirements; gpu where nvidia-smi answers, else cpu
   test     set up if need be, then lint, type-check and test; arguments go to pytest
   lock     pin every extra of pyproject.toml anew in requirements/

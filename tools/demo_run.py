@@ -26,6 +26,8 @@ KILL_AFTER_SECONDS = 5.0
 """How long a stage may take to end on SIGTERM."""
 LOG_TAIL_LINES = 12
 MICRO_BATCH = 4
+PRELOADED = ("swift.pipelines", "swift.rlhf_trainers.grpo_trainer", "swift.infer_engine", "swift.rollout")
+"""What the stages import for 40 seconds of a core."""
 MALLOC = ":".join(
     f"glibc.malloc.{name}"
     for name in ("hugetlb=1", "mmap_max=0", "arena_max=1", "trim_threshold=17179869184", "top_pad=268435456")
@@ -119,22 +121,23 @@ class Cache:
 class Worker:
     """A process that runs the stages, in a process group of its own, which `close` ends whatever happens here."""
 
-    def __init__(self, env: Mapping[str, str], log: Path) -> None:
+    def __init__(self, env: Mapping[str, str], log: Path, modules: Sequence[str] = PRELOADED) -> None:
         """Start it; it imports swift while other things go on.
 
         Args:
             env: Its environment.
             log: File for what its imports say.
+            modules: What to import for all stages.
         """
         self._log = log
         log.parent.mkdir(parents=True, exist_ok=True)
         with log.open("wb") as output:
             self._process = subprocess.Popen(  # noqa: S603 - our own program
-                [sys.executable, str(ROOT / "tools" / "demo_worker.py")],
+                [sys.executable, str(ROOT / "tools" / "demo_worker.py"), *modules],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=output,
-                env={**env, "PYTHONPATH": str(ROOT)},
+                env={**env, "PYTHONPATH": os.pathsep.join([str(ROOT), *filter(None, [env.get("PYTHONPATH")])])},
                 cwd=ROOT,
                 start_new_session=True,
             )
@@ -171,7 +174,12 @@ class Worker:
         (folder / "command.json").write_text(json.dumps(["python", "-m", module, *words], indent=1), encoding="utf-8")
         log, lines = folder / "stage.log", _Lines(folder / "logging.jsonl")
         stage = {"module": module, "words": words, "settings": settings, "log": str(log)}
-        status = self._ask(stage, lambda: [on_line(line) for line in lines.new()])
+
+        def tell() -> None:
+            for line in lines.new():
+                on_line(line)
+
+        status = self._ask(stage, tell)
         if status is None:
             raise DemoError(f"the process that runs the stages ended; its output is in {self._log}")
         if status:
