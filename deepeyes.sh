@@ -19,6 +19,9 @@
 #   ROLLOUT_GPUS           of LAYOUT   GPUs of the rollout server, as 6,7; none means the CPU
 #   TRAIN_GPUS             of LAYOUT   GPUs of the trainer; on several nodes also NNODES, NODE_RANK, MASTER_ADDR
 #   TUNER                  of LAYOUT   full or lora
+#   TRAINER                of LAYOUT   deepspeed: swift rlhf; megatron: megatron rlhf of ms-swift 4.6, which needs
+#                                      megatron-core, mcore-bridge and transformer-engine
+#   TENSOR_PARALLEL        TRAIN_GPUS  GPUs that share one copy of the model, for TRAINER=megatron
 #   USE_VLLM               of LAYOUT   true: a rollout server plays; false: the trainer itself does, slowly
 #   ROLLOUT_HOST           127.0.0.1   where the rollout server listens and the trainer finds it
 #   ROLLOUT_PORT           8001
@@ -49,13 +52,14 @@ HERE="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)"
 readonly HERE
 readonly VENV="$HERE/.venv"
 
-# name | GPUs that play | GPUs that train | tuner | vLLM | for
+# name | GPUs that play | GPUs that train | tuner | trainer | vLLM | for
 readonly LAYOUTS='
-node8   3     0,1,2            full  true   one node of 8; deploy_judge.sh has GPUs 4-7
-train8  6,7   0,1,2,3,4,5      full  true   one node of 8; the judge is elsewhere (DEEPEYES_JUDGE_URLS)
-lora4   3     0,1,2            lora  true   one node of 4; the judge is elsewhere
-nodes   0,1   0,1,2,3,4,5,6,7  full  true   NNODES whole nodes train; judge and rollout on another
-cpu     none  none             full  false  no GPU; for tests and tiny models
+node8   3        0,1,2            full  deepspeed  true   one node of 8; deploy_judge.sh has GPUs 4-7
+train8  6,7      0,1,2,3,4,5      full  deepspeed  true   one node of 8; the judge is elsewhere (DEEPEYES_JUDGE_URLS)
+lora4   3        0,1,2            lora  deepspeed  true   one node of 4; the judge is elsewhere
+nodes   0,1      0,1,2,3,4,5,6,7  full  deepspeed  true   NNODES whole nodes train; judge and rollout on another
+mega8   4,5,6,7  0,1,2,3          full  megatron   true   one node of 8, for Megatron; the judge is elsewhere
+cpu     none     none             full  deepspeed  false  no GPU; for tests and tiny models
 '
 
 say() { printf '%s\n' "deepeyes: $*" >&2; }
@@ -80,7 +84,7 @@ usage: bash deepeyes.sh [COMMAND] [ARGUMENTS]
   lock     pin every extra of pyproject.toml anew in requirements/
   help     this text; the settings are in the head of this script
 
-layouts (LAYOUT=name): GPUs that play, GPUs that train, tuner, vLLM
+layouts (LAYOUT=name): GPUs that play, GPUs that train, tuner, trainer, vLLM
 $LAYOUTS
 The judge has a script of its own: bash deploy_judge.sh
 TEXT
@@ -186,11 +190,11 @@ run_command() { # DRY_RUN COMMAND...
 
 # The settings, with their defaults, checked.
 read_settings() {
-  local name row names='' play='' train tune vllm _
+  local name row names='' play='' train tune trains vllm _
   layout="${LAYOUT:-node8}"
   while read -r name row; do
     names+="${name:+ $name}"
-    if [[ "$name" == "$layout" ]]; then read -r play train tune vllm _ <<<"$row"; fi
+    if [[ "$name" == "$layout" ]]; then read -r play train tune trains vllm _ <<<"$row"; fi
   done <<<"$LAYOUTS"
   [[ -n "$play" ]] || die "LAYOUT=$layout is unknown; choose one of:$names"
 
@@ -198,6 +202,7 @@ read_settings() {
   rollout_gpus="${ROLLOUT_GPUS:-$play}"
   train_gpus="${TRAIN_GPUS:-$train}"
   tuner="${TUNER:-$tune}"
+  trainer="${TRAINER:-$trains}"
   use_vllm="${USE_VLLM:-$vllm}"
   rollout_host="${ROLLOUT_HOST:-127.0.0.1}"
   rollout_port="${ROLLOUT_PORT:-8001}"
@@ -211,6 +216,7 @@ read_settings() {
   require_gpus ROLLOUT_GPUS "$rollout_gpus"
   require_gpus TRAIN_GPUS "$train_gpus"
   require_one_of TUNER "$tuner" full lora
+  require_one_of TRAINER "$trainer" deepspeed megatron
   require_one_of USE_VLLM "$use_vllm" true false
   require_whole ROLLOUT_PORT "$rollout_port"
   require_whole ROLLOUT_WAIT "$rollout_wait"
@@ -284,12 +290,22 @@ train() { # DRY_RUN ARGUMENTS...
   require_whole NNODES "$nodes"
   ((generations > 1)) || die "NUM_GENERATIONS=1 has no group to compare with; take 2 or more (the paper: 16)"
   processes=$((nodes * (gpus ? gpus : 1)))
-  local trajectories=$((prompts * generations)) at_a_time=$((processes * batch))
-  if ((trajectories % at_a_time)); then
+  # Those that work on different trajectories: processes, or the copies of the model over which Megatron spreads them;
+  # it wants whole groups on each.
+  local copies="$processes" kind=processes group=1 tensor_parallel="${TENSOR_PARALLEL:-$gpus}"
+  if [[ "$trainer" == megatron ]]; then
+    ((gpus)) || die "TRAINER=megatron needs GPUs; TRAIN_GPUS=$train_gpus names none"
+    require_whole TENSOR_PARALLEL "$tensor_parallel"
+    ((processes % tensor_parallel == 0)) ||
+      die "TENSOR_PARALLEL=$tensor_parallel does not divide the $processes GPUs that train"
+    copies=$((processes / tensor_parallel)) kind=copies group="$generations"
+  fi
+  local trajectories=$((prompts * generations)) at_a_time=$((copies * batch))
+  if ((trajectories / group % at_a_time)); then
     local fits="$prompts"
-    while ((fits * generations % at_a_time)); do ((fits += 1)); done
+    while ((fits * generations / group % at_a_time)); do ((fits += 1)); done
     die "PROMPTS_PER_STEP=$prompts x NUM_GENERATIONS=$generations is $trajectories trajectories, which" \
-      "$processes processes x PER_DEVICE_BATCH=$batch do not share evenly; the next that fits is PROMPTS_PER_STEP=$fits"
+      "$copies $kind x PER_DEVICE_BATCH=$batch do not share evenly; the next that fits is PROMPTS_PER_STEP=$fits"
   fi
   local accumulation=$((trajectories / at_a_time))
 
@@ -320,12 +336,9 @@ train() { # DRY_RUN ARGUMENTS...
     --reward_weights 1 0 0 0 # the first trains, the others are curves
     --loss_scale default     # every assistant turn learns; swift's own default is the last alone
     --num_generations "$generations"
-    --per_device_train_batch_size "$batch"
-    --gradient_accumulation_steps "$accumulation"
     --max_completion_length "$max_completion_length"
     --temperature 1.0
     --beta 0
-    --lr_scheduler_type constant
     --num_train_epochs 1
     --save_steps 20
     --save_total_limit 2
@@ -335,15 +348,13 @@ train() { # DRY_RUN ARGUMENTS...
     --output_dir "${OUTPUT_DIR:-$HERE/output}"
   )
 
-  local deepspeed vision
+  local deepspeed=zero3 vision=true rate=1e-6
   arguments+=(--tuner_type "$tuner")
-  if [[ "$tuner" == full ]]; then
-    deepspeed="${DEEPSPEED:-zero3}" vision="${TRAIN_VISION:-true}"
-    arguments+=(--learning_rate "${LEARNING_RATE:-1e-6}")
-  else
-    deepspeed="${DEEPSPEED:-zero2}" vision="${TRAIN_VISION:-false}"
-    arguments+=(--lora_rank 64 --lora_alpha 128 --learning_rate "${LEARNING_RATE:-1e-5}")
+  if [[ "$tuner" == lora ]]; then
+    deepspeed=zero2 vision=false rate=1e-5
+    arguments+=(--lora_rank 64 --lora_alpha 128)
   fi
+  deepspeed="${DEEPSPEED:-$deepspeed}" vision="${TRAIN_VISION:-$vision}" rate="${LEARNING_RATE:-$rate}"
   require_one_of TRAIN_VISION "$vision" true false
   if [[ "$vision" == true ]]; then arguments+=(--freeze_vit false --freeze_aligner false); fi
 
@@ -352,9 +363,27 @@ train() { # DRY_RUN ARGUMENTS...
   if ((gpus)); then
     environment+=(NPROC_PER_NODE="$gpus")
     arguments+=(--torch_dtype bfloat16)
-    if [[ "$deepspeed" != none ]]; then arguments+=(--deepspeed "$deepspeed"); fi
   else
     arguments+=(--torch_dtype float32)
+  fi
+  local program="$swift"
+  if [[ "$trainer" == megatron ]]; then
+    program="$(dirname "$swift")/megatron"
+    [[ -x "$program" ]] || die "$program is missing; TRAINER=megatron needs ms-swift 4.6 or newer"
+    arguments+=(
+      --micro_batch_size "$batch" --global_batch_size "$trajectories"
+      --lr "$rate" --lr_decay_style constant
+      --tensor_model_parallel_size "$tensor_parallel"
+      --recompute_granularity full --recompute_method uniform --recompute_num_layers 1
+      --max_length "$max_model_len"
+    )
+    if ((tensor_parallel > 1)); then arguments+=(--sequence_parallel true); fi
+  else
+    arguments+=(
+      --per_device_train_batch_size "$batch" --gradient_accumulation_steps "$accumulation"
+      --learning_rate "$rate" --lr_scheduler_type constant
+    )
+    if ((gpus)) && [[ "$deepspeed" != none ]]; then arguments+=(--deepspeed "$deepspeed"); fi
   fi
   if [[ "$use_vllm" == true ]]; then
     arguments+=(
@@ -366,7 +395,7 @@ train() { # DRY_RUN ARGUMENTS...
     arguments+=(--use_vllm false)
   fi
 
-  say "one update: $prompts prompts x $generations generations = $processes processes x $batch x $accumulation steps"
+  say "one update: $prompts prompts x $generations generations = $copies $kind x $batch x $accumulation steps"
   if ((prompts < 16)); then say "warning: PROMPTS_PER_STEP=$prompts; below 16 an update is mostly noise"; fi
   if [[ "$dry_run" == false ]]; then
     if [[ "$use_vllm" == true ]]; then
@@ -377,7 +406,7 @@ train() { # DRY_RUN ARGUMENTS...
         die "not started; mend the errors above, or train without this check: DOCTOR=false bash deepeyes.sh train"
     fi
   fi
-  run_command "$dry_run" env "${environment[@]}" "$swift" rlhf "${arguments[@]}" "$@"
+  run_command "$dry_run" env "${environment[@]}" "$program" rlhf "${arguments[@]}" "$@"
 }
 
 # ---------------------------------------------------------------------------------------------------------------------

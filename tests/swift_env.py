@@ -24,20 +24,22 @@ VERSIONS = {
     "4.5.2": ("ms-swift==4.5.2", "qwen-vl-utils==0.0.14", "setuptools<80"),
     "4.6.0": (),  # the environment that runs the tests
 }
+MEGATRON = "4.6.0 with Megatron"
+PACKAGES = VERSIONS | {MEGATRON: ("ms-swift==4.6.0", "qwen-vl-utils==0.0.14", "setuptools<80", "megatron-core==0.16.1")}
 
 
 def python_of(version: str) -> Path:
     """Returns a Python that has this version of ms-swift, installing it at the first call.
 
     Args:
-        version: A key of `VERSIONS`.
+        version: A key of `PACKAGES`.
     """
-    packages = VERSIONS[version]
+    packages = PACKAGES[version]
     if not packages:
         return Path(sys.executable)
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "deepeyes" / "swift"
     key = hashlib.sha256(repr((packages, COMMON, sys.version_info[:2])).encode()).hexdigest()[:8]
-    directory = cache / f"{version}-{key}"
+    directory = cache / f"{version.replace(' ', '-')}-{key}"
     cache.mkdir(parents=True, exist_ok=True)
     with FileLock(cache / f"{directory.name}.lock"):  # two processes of pytest may want it
         if not (directory / "ready").exists():

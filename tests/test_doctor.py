@@ -223,6 +223,9 @@ class TestPackages:
         assert re.search(text, finding.found)
         assert finding.mend == ("" if level is Level.OK else "bash deepeyes.sh setup")
 
+    def test_megatrons_packages_are_mended_by_pip_since_setup_leaves_them_out(self) -> None:
+        assert only(self.findings("megatron-core", megatron_core=None)).mend == doctor.MEGATRON_MEND
+
     @pytest.mark.parametrize(("version", "level"), [((3, 9), Level.ERROR), ((3, 10), Level.OK), ((3, 14), Level.ERROR)])
     def test_python_is_one_that_the_lock_has_wheels_for(self, version: tuple[int, int], level: Level) -> None:
         assert only(doctor.check_python(version)).level is level
@@ -444,6 +447,10 @@ class TestTraining:
         findings = self.check()
         assert {finding.level for finding in findings.values()} == {Level.OK}
         assert findings["prompts a step"].found == "24 = 384 trajectories / 16 generations"
+
+    def test_batch_of_megatron_is_taken_as_it_is_told(self) -> None:
+        found = self.check(global_batch_size="160")["prompts a step"]
+        assert (found.level, found.found[:4]) == (Level.WARNING, "10 =")
 
     @pytest.mark.parametrize(("steps", "level"), [("85", Level.WARNING), ("86", Level.OK)])
     def test_few_prompts_are_a_warning(self, steps: str, level: Level) -> None:

