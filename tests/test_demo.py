@@ -179,6 +179,16 @@ class TestVerdict:
         after = {**AFTER, mode: outcome(**figures)}
         assert not demo.judge(BEFORE, after, 0.16)[0]
 
+    @pytest.mark.parametrize(
+        ("before", "after", "expected"),
+        [((0.34, 29), (0.61, 90), True), ((0.68, 34), (0.76, 84), False), ((0.5, 9), (0.5, 9), False)],
+    )
+    def test_rise_is_one_that_chance_does_not_give(
+        self, *, before: tuple[float, int], after: tuple[float, int], expected: bool
+    ) -> None:
+        assert demo_run.rose(*before, *after) is expected
+        assert not demo_run.rose(*after, *before)
+
     def test_interval_is_wilsons(self) -> None:
         assert np.allclose(demo_run.interval(0.5, 100), (0.4038, 0.5962), atol=1e-4)
         assert np.allclose(demo_run.interval(0.0, 100), (0.0, 0.0370), atol=1e-4)
@@ -373,7 +383,7 @@ class TestLearning:
 
     def test_quick_demo_learns_to_zoom_because_the_crop_is_needed(self, tmp_path: Path) -> None:
         for seed in (1, 2):  # GRPO depends on luck, and a broken loop has none of it
-            done = run_demo(tmp_path / str(seed), "--quick", "--seed", str(seed))
+            done = run_demo(tmp_path / str(seed), "--quick", "--steps", "18", "--seed", str(seed))
             if done.returncode == 0:
                 break
         assert "\nLEARNED on " in done.stdout, done.stdout[-3000:] + done.stderr[-3000:]
