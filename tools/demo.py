@@ -420,7 +420,7 @@ def judge(before: dict[str, Any], after: dict[str, dict[str, Any]], best_guess: 
     true, blank, off = after["TRUE_CROP"], after["BLANK_CROP"], after["NO_TOOL"]
 
     def count(outcome: dict[str, Any], name: str) -> int:
-        questions = outcome["questions"]
+        questions: int = outcome["questions"]
         return max(1, round(questions * outcome["tool_use"])) if name == "hits" else questions
 
     def bounds(outcome: dict[str, Any], name: str) -> tuple[float, float]:
