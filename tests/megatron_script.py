@@ -14,8 +14,8 @@ for name in ("mcore_bridge", "mcore_bridge.model", "mcore_bridge.utils"):
     module.__spec__, module.__path__ = importlib.machinery.ModuleSpec(name, None, is_package=True), []
     sys.modules[name] = module
 
-from swift.megatron.arguments import MegatronRLHFArguments  # noqa: E402
-from swift.utils import parse_args  # noqa: E402
+from swift.megatron.arguments import MegatronRLHFArguments  # noqa: E402 - after what stands in for mcore_bridge
+from swift.utils import parse_args  # noqa: E402 - likewise
 
 args, rest = parse_args(MegatronRLHFArguments, [*sys.argv[1:], "--skip_megatron_init", "true"])
 names = [

@@ -169,7 +169,7 @@ class TestVerdict:
         [
             ("TRUE_CROP", {"tool_use": 0.42}),
             ("TRUE_CROP", {"accuracy": 0.35}),
-            ("TRUE_CROP", {"hits": 0.55}),
+            ("TRUE_CROP", {"hits": 0.6}),
             ("BLANK_CROP", {"accuracy": 0.88}),
             ("BLANK_CROP", {"accuracy": 0.25}),
             ("NO_TOOL", {"accuracy": 0.88}),
@@ -178,16 +178,6 @@ class TestVerdict:
     def test_anything_less_is_not(self, mode: str, figures: dict[str, float]) -> None:
         after = {**AFTER, mode: outcome(**figures)}
         assert not demo.judge(BEFORE, after, 0.16)[0]
-
-    @pytest.mark.parametrize(
-        ("before", "after", "expected"),
-        [((0.34, 29), (0.61, 90), True), ((0.68, 34), (0.76, 84), False), ((0.5, 9), (0.5, 9), False)],
-    )
-    def test_rise_is_one_that_chance_does_not_give(
-        self, *, before: tuple[float, int], after: tuple[float, int], expected: bool
-    ) -> None:
-        assert demo_run.rose(*before, *after) is expected
-        assert not demo_run.rose(*after, *before)
 
     def test_interval_is_wilsons(self) -> None:
         assert np.allclose(demo_run.interval(0.5, 100), (0.4038, 0.5962), atol=1e-4)

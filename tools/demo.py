@@ -405,8 +405,8 @@ def _describe(outcome: dict[str, Any]) -> str:
 def judge(before: dict[str, Any], after: dict[str, dict[str, Any]], best_guess: float) -> tuple[bool, str]:
     """Tell whether the policy learned to zoom because it needs to.
 
-    It did if tool use, the share of zooms that go to the right place, and accuracy rose, each by a z-test at 95 %, and
-    if accuracy with the crop blanked and with the tool off is lower, with disjoint 95 % intervals, and no better than a
+    It did if tool use, the share of zooms that go to the right place, and accuracy rose, each with disjoint 95 %
+    intervals, and if accuracy with the crop blanked and with the tool off is lower, likewise, and no better than a
     guess.
 
     Args:
@@ -419,17 +419,11 @@ def judge(before: dict[str, Any], after: dict[str, dict[str, Any]], best_guess: 
     """
     true, blank, off = after["TRUE_CROP"], after["BLANK_CROP"], after["NO_TOOL"]
 
-    def count(outcome: dict[str, Any], name: str) -> int:
-        questions: int = outcome["questions"]
-        return max(1, round(questions * outcome["tool_use"])) if name == "hits" else questions
-
     def bounds(outcome: dict[str, Any], name: str) -> tuple[float, float]:
-        return run.interval(outcome[name], count(outcome, name))
+        count = outcome["questions"]
+        return run.interval(outcome[name], max(1, round(count * outcome["tool_use"])) if name == "hits" else count)
 
-    rose = all(
-        run.rose(before[name], count(before, name), true[name], count(true, name))
-        for name in ("tool_use", "hits", "accuracy")
-    )
+    rose = all(bounds(true, name)[0] > bounds(before, name)[1] for name in ("tool_use", "hits", "accuracy"))
     needs_crop = all(
         bounds(true, "accuracy")[0] > bounds(other, "accuracy")[1] and bounds(other, "accuracy")[0] <= best_guess
         for other in (blank, off)

@@ -247,20 +247,6 @@ def interval(share: float, count: int) -> tuple[float, float]:
     return max(0.0, centre - half), min(1.0, centre + half)
 
 
-def rose(before: float, count_before: int, after: float, count_after: int) -> bool:
-    """Tell whether a share rose, by the z-test of two proportions at 95 %.
-
-    Args:
-        before: First share, 0 to 1.
-        count_before: Observations behind it, at least 1.
-        after: Second share.
-        count_after: Observations behind it, at least 1.
-    """
-    pooled = (before * count_before + after * count_after) / (count_before + count_after)
-    error = math.sqrt(pooled * (1 - pooled) * (1 / count_before + 1 / count_after))
-    return after - before > Z95 * error
-
-
 def read_steps(folder: Path) -> list[dict[str, Any]]:
     """Read the steps of a GRPO run from swift's `logging.jsonl`."""
     return [line for line in _Lines(folder / "logging.jsonl").new() if "reward" in line]
