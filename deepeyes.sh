@@ -37,13 +37,14 @@
 #   LEARNING_RATE          1e-6        1e-5 for lora
 #   TRAIN_VISION           of TUNER    true trains the vision tower and its projector too; default for full
 #   DEEPSPEED              of TUNER    zero3 for full, zero2 for lora; none turns it off
-#   REPORT_TO              tensorboard or swanlab, wandb (which setup leaves out), several with a space between
+#   REPORT_TO              tensorboard, swanlab or wandb, several with a space between
 #   OUTPUT_DIR             ./output
 #   ROLLOUT_WAIT           900         seconds that train waits for the rollout server to load
-#   DOCTOR                 true        false: train without the preflight, `bash deepeyes.sh doctor --quick`
+#   DOCTOR                 true        false: train without the preflight, `bash deepeyes.sh doctor`
 #   SWIFT                  the swift of .venv, else the one on PATH
 #
-# A run that ended goes on with `bash deepeyes.sh train --resume_from_checkpoint output/v0-.../checkpoint-20`.
+# A run that ended goes on with `bash deepeyes.sh train --resume_from_checkpoint output/v0-.../checkpoint-20`; Megatron
+# wants `--mcore_model output/v0-.../checkpoint-20 --finetune false` instead.
 #
 # The plugin has settings of its own, DEEPEYES_*, in the head of deepeyes_plugin.py; set them for both commands too.
 set -euo pipefail
@@ -149,11 +150,20 @@ answers() { # HOST PORT: something accepts connections there
   (exec 3<>"/dev/tcp/$1/$2") 2>/dev/null
 }
 
-# Swift takes the next free port in silence when its own is taken, and then nobody finds it.
+# Swift takes the next free port in silence when it can't bind its own, and then nobody finds it. Connections to a server
+# that was just stopped hold its port for a minute.
 require_free_port() { # NAME PORT HOST
+  local python second
   require_whole "$1" "$2"
   (("$2" < 65536)) || die "$1=$2 must be below 65536"
-  if answers "${3/0.0.0.0/127.0.0.1}" "$2"; then die "$1=$2 is taken: something listens there; stop it, or set $1"; fi
+  python="$(python_of_swift)"
+  for ((second = 0; second < 65; second++)); do
+    if answers "${3/0.0.0.0/127.0.0.1}" "$2"; then break; fi
+    if "$python" -c "import socket; socket.socket().bind(('', $2))" 2>/dev/null; then return; fi
+    if ((second == 0)); then say "port $2 is not free yet; waiting up to a minute for it"; fi
+    sleep 1
+  done
+  die "$1=$2 is taken: something holds that port; stop it, or set $1"
 }
 
 # Until something accepts connections there, with a line now and then.
@@ -245,13 +255,14 @@ rollout() { # DRY_RUN ARGUMENTS...
   local dry_run="$1"
   shift
   read_settings
-  local arguments=(
+  local server=("$swift") arguments=(
     "${common[@]}"
     --host "$rollout_host" --port "$rollout_port"
     --vllm_use_async_engine true
     --vllm_max_model_len "$max_model_len"
   )
   if [[ "$rollout_gpus" == none ]]; then
+    server=("$(python_of_swift)" "$HERE/tools/rollout_cpu.py") # swift itself refuses a machine without a GPU
     arguments+=(--torch_dtype float32 --vllm_enforce_eager true)
   else
     arguments+=(--torch_dtype bfloat16 --vllm_data_parallel_size "$(count "$rollout_gpus")")
@@ -259,7 +270,14 @@ rollout() { # DRY_RUN ARGUMENTS...
   fi
   if [[ "$dry_run" == false ]]; then require_free_port ROLLOUT_PORT "$rollout_port" "$rollout_host"; fi
   run_command "$dry_run" env CUDA_VISIBLE_DEVICES="${rollout_gpus/none/}" MAX_PIXELS="$max_pixels" \
-    "$swift" rollout "${arguments[@]}" "$@"
+    "${server[@]}" rollout "${arguments[@]}" "$@"
+}
+
+preflight() { # WANTED ARGUMENTS...
+  if [[ "$1" == true ]]; then
+    "$(python_of_swift)" "$HERE/tools/doctor.py" --for train "${@:2}" ||
+      die "not started; mend the errors above, or train without this check: DOCTOR=false bash deepeyes.sh train"
+  fi
 }
 
 # One entry of DATASET as swift is to load it: an official name becomes its file in DATA_DIR, a `#rows` stays.
@@ -398,12 +416,10 @@ train() { # DRY_RUN ARGUMENTS...
   say "one update: $prompts prompts x $generations generations = $copies $kind x $batch x $accumulation steps"
   if ((prompts < 16)); then say "warning: PROMPTS_PER_STEP=$prompts; below 16 an update is mostly noise"; fi
   if [[ "$dry_run" == false ]]; then
+    preflight "$doctor" --rollout skip -- "$@"
     if [[ "$use_vllm" == true ]]; then
       await_port "$rollout_host" "$rollout_port" "$rollout_wait" "the rollout server" "bash deepeyes.sh rollout"
-    fi
-    if [[ "$doctor" == true ]]; then
-      "$(python_of_swift)" "$HERE/tools/doctor.py" --for train --quick -- "$@" ||
-        die "not started; mend the errors above, or train without this check: DOCTOR=false bash deepeyes.sh train"
+      preflight "$doctor" --rollout only -- "$@"
     fi
   fi
   run_command "$dry_run" env "${environment[@]}" "$program" rlhf "${arguments[@]}" "$@"

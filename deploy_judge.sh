@@ -22,8 +22,10 @@
 # Other judges, and the 80 GB GPUs that they need:
 #
 #   JUDGE_MODEL=Qwen/Qwen2.5-VL-72B-Instruct-AWQ JUDGE_GPUS=6,7 JUDGE_REPLICAS=2     one GPU a replica
+#   JUDGE_MODEL=Qwen/Qwen2.5-72B-Instruct-AWQ JUDGE_GPUS=7                           text only; one
 #   JUDGE_MODEL=Qwen/Qwen2.5-72B-Instruct                                            text only; four, as above
-#   JUDGE_GPUS=0,1,2,3,4,5,6,7 JUDGE_REPLICAS=2                                      a node of its own
+#   USE_HF=1 JUDGE_MODEL=RedHatAI/Qwen2.5-VL-72B-Instruct-FP8-dynamic JUDGE_GPUS=6,7 two, of Hopper or newer
+#   JUDGE_GPUS=0,1,2,3,4,5,6,7 JUDGE_REPLICAS=2 JUDGE_HOST=0.0.0.0                   a node of its own, with a key
 set -euo pipefail
 
 # shellcheck source=deepeyes.sh
@@ -110,14 +112,17 @@ stop_replicas() {
 
 # Until each answers: a line now and then, and the end of its log when one dies.
 await_replicas() {
-  local index log started=$SECONDS told=$SECONDS
+  local index other log started=$SECONDS told=$SECONDS
   for ((index = 0; index < replicas; index++)); do
     log="$log_dir/$((port + index)).log"
     until [[ "$(http_status $((port + index)))" == HTTP/*' 200 '* ]]; do
-      if ! kill -0 "${pids[index]}" 2>/dev/null; then
-        tail -n 20 "$log" >&2
-        die "the judge on port $((port + index)) ended before it answered; the end of $log is above"
-      fi
+      for ((other = 0; other < replicas; other++)); do
+        if ! kill -0 "${pids[other]}" 2>/dev/null; then
+          log="$log_dir/$((port + other)).log"
+          tail -n 20 "$log" >&2
+          die "the judge on port $((port + other)) ended before it answered; the end of $log is above"
+        fi
+      done
       if ((SECONDS - started > start_timeout)); then
         die "the judge on port $((port + index)) did not answer in JUDGE_START_TIMEOUT=$start_timeout seconds; see $log"
       fi
@@ -138,6 +143,9 @@ judge() {
   for word in "$@"; do
     case "$word" in
       --dry-run) dry_run=true ;;
+      --host | --port | --api_key | --host=* | --port=* | --api_key=*)
+        die "$word is set by JUDGE_HOST, JUDGE_PORT or DEEPEYES_JUDGE_API_KEY"
+        ;;
       *) arguments+=("$word") ;;
     esac
   done

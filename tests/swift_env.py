@@ -24,8 +24,10 @@ VERSIONS = {
     "4.5.2": ("ms-swift==4.5.2", "qwen-vl-utils==0.0.14", "setuptools<80"),
     "4.6.0": (),  # the environment that runs the tests
 }
-MEGATRON = "4.6.0 with Megatron"
-PACKAGES = VERSIONS | {MEGATRON: ("ms-swift==4.6.0", "qwen-vl-utils==0.0.14", "setuptools<80", "megatron-core==0.16.1")}
+WITH_GPUS = "4.6.0 with Megatron and DeepSpeed"
+PACKAGES = VERSIONS | {
+    WITH_GPUS: ("ms-swift==4.6.0", "qwen-vl-utils==0.0.14", "setuptools<80", "megatron-core==0.16.1", "deepspeed")
+}
 
 
 def python_of(version: str) -> Path:

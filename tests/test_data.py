@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import io
 import json
 import os
 import re
+import shlex
 import subprocess
 import sys
 import threading
@@ -16,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qs, urlsplit
 
 import data
+import datasets
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -104,6 +107,7 @@ def findings(capsys: pytest.CaptureFixture[str], *arguments: object) -> dict[str
     return found
 
 
+BASE64_AS_BYTES = {"bytes": base64.b64encode(picture(1)).decode(), "path": None}
 BAD_ROWS = {
     "no messages": ({"prompt": None}, r"no list of messages"),
     "content in parts": ({"prompt": [{"role": "user", "content": [{"type": "text"}]}]}, r"no list of messages"),
@@ -122,6 +126,14 @@ BAD_ROWS = {
     "two images": ({"images": [{"bytes": picture(1)}, {"bytes": picture(2)}]}, r"images holds 2 images"),
     "empty image": ({"images": [{"bytes": b"", "path": None}]}, r"neither bytes nor a path"),
     "not an image": ({"images": [{"bytes": b"GIF89a?", "path": None}]}, r"does not decode"),
+    "image in base64 as bytes": ({"images": [BASE64_AS_BYTES]}, r"base64 stands where a path would"),
+    "no base64": ({"images": ["a" * 5001]}, r"not in ROOT_IMAGE_DIR .*: 'a{70,80}$"),
+    "long name": ({"images": ["a." * 200]}, r"not in ROOT_IMAGE_DIR .*: '(a\.){35,40}a?$"),
+    "long source": ({"data_source": "s" * 5000}, r"'s{80}\.\.\.' is not known"),
+    "integer of 65 bits": ({"level": 2**64}, r"parquet can't hold .*too large"),
+    "list of two types": ({"level": [1, "a"]}, r"parquet can't hold .*'a'"),
+    "half a character": ({"level": "\ud800"}, r"parquet can't hold .*surrogates"),
+    "nested deeply": ({"level": json.loads("[" * 40 + "]" * 40)}, r"no JSON object of 32 levels or fewer"),
     "cut image": ({"images": [{"bytes": picture(3, (300, 300), "JPEG")[:-900], "path": None}]}, r"does not decode"),
     "image file missing": ({"images": [{"bytes": None, "path": "no/such.png"}]}, r"not in ROOT_IMAGE_DIR \(not set\)"),
     "image address": ({"images": [{"bytes": None, "path": "https://example.com/a.png"}]}, r"a file on this machine"),
@@ -150,6 +162,7 @@ class TestRows:
             reasons = [text for text, numbers in found["problems"].items() if 1 + 2 * number in numbers]
             assert len(reasons) == 1, name
             assert re.search(reason, reasons[0]), (name, reasons)
+            assert len(reasons[0]) < 400, name
         assert {number for numbers in found["problems"].values() for number in numbers} == set(range(1, len(rows), 2))
 
     @pytest.mark.parametrize(
@@ -186,11 +199,11 @@ class TestRows:
         found = findings(capsys, save(tmp_path / "a.parquet", rows))
         assert [numbers for note, numbers in found["notes"].items() if "env_name" in note] == [[0]]
 
-    def test_equal_pixels_count_as_one_image(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-        rows = [
-            make_row(n, images=[{"bytes": picture(5, kind=kind), "path": None}])
-            for n, kind in enumerate(("PNG", "BMP"))
-        ]
+    def test_pixels_that_are_equal_to_the_model_count_as_one_image(
+        self, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        images = [picture(5), picture(5, kind="BMP"), *(with_alpha(picture(5), alpha) for alpha in (255, 128))]
+        rows = [make_row(n, images=[{"bytes": image, "path": None}]) for n, image in enumerate(images)]
         assert findings(capsys, save(tmp_path / "a.parquet", rows))["images"] == 1
 
     @given(st.text())
@@ -202,10 +215,20 @@ class TestRows:
         assert data.mend('"required":["bbox"]') == '"required":["bbox"]'  # where there is no bbox_2d, it may be right
 
 
+def with_alpha(image: bytes, alpha: int) -> bytes:
+    """Returns the picture as PNG with a fourth channel."""
+    buffer, opened = io.BytesIO(), Image.open(io.BytesIO(image))
+    opened.putalpha(alpha)
+    opened.save(buffer, "PNG")
+    return buffer.getvalue()
+
+
 def save_any(path: Path, rows: list[dict[str, Any]]) -> Path:
     """Saves rows as they are, even where a column holds texts and lists: as JSON, with the images in files."""
     for number, row in enumerate(rows):
         for place, image in enumerate(row["images"] or []):
+            if image == BASE64_AS_BYTES or isinstance(image, str):
+                continue
             if image.get("bytes"):
                 file = path.parent / f"{number}-{place}.bin"
                 file.write_bytes(image["bytes"])
@@ -256,9 +279,12 @@ class TestFiles:
 
     def test_json_lines_with_a_broken_one(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         path = save_any(tmp_path / "a.jsonl", [make_row(n) for n in range(3)])
-        path.write_text(path.read_text() + "{oops\n\n[1]\n", encoding="utf-8")
+        path.write_text(path.read_text() + "{oops\n\n[1]\n" + "[" * 99_999 + "\n", encoding="utf-8")
         found = findings(capsys, path)
-        assert (found["rows"], found["problems"]) == (5, {"the line is no JSON object": [3, 4]})
+        assert (found["rows"], found["problems"]) == (
+            6,
+            {"the line is no JSON object of 32 levels or fewer": [3, 4, 5]},
+        )
 
     def test_paths_are_found_as_swift_finds_them(
         self, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
@@ -308,6 +334,18 @@ class TestFiles:
         ]
         assert large.stat().st_size > 110e6
         assert peaks[1] - peaks[0] < 60_000  # kB
+
+    @pytest.mark.parametrize("name", ["a.parquet", "a.jsonl"])
+    def test_empty_file_is_a_finding(self, tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str) -> None:
+        assert data.main([str(save(tmp_path / name, [])), "--workers", "1"]) == 1
+        assert f"{name}: own data; it holds no row" in capsys.readouterr().out
+
+    def test_folder_with_own_data_alone_is_checked_without_a_download(
+        self, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        save(tmp_path / "mine.parquet", [make_row()])
+        assert data.main([str(tmp_path), "--workers", "1", "--hub", "none"]) == 0
+        assert "holds own data, which is checked alone; name another folder for the official" in capsys.readouterr().err
 
 
 class TestSnapshot:
@@ -389,7 +427,7 @@ class TestOut:
         with pytest.raises(ValueError, match="features can't be aligned"):
             load_dataset([str(path) for path in sources], columns=columns, remove_unused_columns=False)
 
-        assert data.main([*map(str, sources), "--out", str(tmp_path / "out"), "--workers", "1"]) == 0
+        assert data.main([*map(str, sources), "--out", str(tmp_path / "out"), "--workers", "1"]) == 1
         written = [tmp_path / "out" / path.name for path in sources]
         loaded, _ = load_dataset([str(path) for path in written], columns=columns, remove_unused_columns=False)
         assert len(loaded) == 36
@@ -401,7 +439,7 @@ class TestOut:
 
     def test_rows_are_as_they_were_but_for_the_schema_of_the_tool(self, tmp_path: Path) -> None:
         sources = three_files(tmp_path)
-        assert data.main([str(tmp_path), "--out", str(tmp_path / "out"), "--workers", "1"]) == 0
+        assert data.main([str(tmp_path), "--out", str(tmp_path / "out"), "--workers", "1"]) == 1
         for source in sources:
             before, after = pq.read_table(source).to_pylist(), pq.read_table(tmp_path / "out" / source.name).to_pylist()
             for row in before:
@@ -413,7 +451,7 @@ class TestOut:
         self, tmp_path: Path, capsys: pytest.CaptureFixture[str]
     ) -> None:
         rows = [make_row(n, source="vstar" if n else "what") for n in range(4)]
-        assert data.main([str(save(tmp_path / VSTAR, rows)), "--out", str(tmp_path / "out"), "--workers", "1"]) == 0
+        assert data.main([str(save(tmp_path / VSTAR, rows)), "--out", str(tmp_path / "out"), "--workers", "1"]) == 1
         assert f"{VSTAR}: 3 rows" in capsys.readouterr().out
         assert data.main([str(tmp_path / "out"), "--hub", "none", "--workers", "1"]) == 0
         out = capsys.readouterr().out
@@ -450,7 +488,152 @@ class TestOut:
     def test_types_that_do_not_go_together_are_named(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         files = [save(tmp_path / f"{n}.parquet", [make_row(extra=extra)], None) for n, extra in enumerate(("a", ["a"]))]
         assert data.main([*map(str, files), "--out", str(tmp_path / "out"), "--workers", "1"]) == 2
-        assert "column extra is string in one file and list" in capsys.readouterr().err
+        assert f"{files[1]}: column extra is list<element: string> here and string before" in capsys.readouterr().err
+
+    def test_type_of_a_bad_row_is_passed_over_and_that_of_a_good_one_named_with_its_row(
+        self, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        def rows(third: Any) -> list[dict[str, Any]]:
+            return [make_row(n, level=third if n == 2 else "easy") for n in range(3)]
+
+        bad = [{**row, "extra_info": ["no object"]} if n == 2 else row for n, row in enumerate(rows(["a"]))]
+        path = save_any(tmp_path / "bad.jsonl", bad)
+        assert data.main([str(path), "--out", str(tmp_path / "out"), "--workers", "1"]) == 1
+        assert pq.read_table(tmp_path / "out" / "bad.parquet").num_rows == 2
+        path = save_any(tmp_path / "mixed.jsonl", rows(["a"]))
+        assert data.main([str(path), "--out", str(tmp_path / "out"), "--workers", "1"]) == 2
+        assert f"{path}, row 2: column level is list<item: string> here and string before" in capsys.readouterr().err
+
+    def test_type_that_parquet_lacks_ends_with_one_line_and_leaves_nothing_behind(
+        self, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        path = save_any(tmp_path / "a.jsonl", [make_row(meta={})])
+        assert data.main([str(path), "--out", str(tmp_path / "out"), "--workers", "1"]) == 2
+        assert re.match(r"data: a column can't be written as parquet: .*'meta'.*\n$", capsys.readouterr().err)
+        assert list((tmp_path / "out").iterdir()) == []
+
+    def test_base64_is_read_as_swift_reads_it_and_written_as_bytes(self, tmp_path: Path) -> None:
+        images = [picture(1), picture(2, (300, 300), "BMP")]
+        texts = [base64.b64encode(image).decode() for image in images]
+        entries = [*texts, f"data:image/png;base64,{texts[0]}", {"bytes": None, "path": texts[0]}, f" {texts[0]}\n"]
+        path = save(tmp_path / "a.jsonl", [make_row(n, images=[entry]) for n, entry in enumerate(entries)])
+        assert data.main([str(path), "--out", str(tmp_path / "out"), "--workers", "1"]) == 0
+        written = pq.read_table(tmp_path / "out" / "a.parquet").to_pylist()
+        expected = [images[0], images[1], images[0], images[0], images[0]]
+        assert [row["images"] for row in written] == [[{"bytes": image, "path": None}] for image in expected]
+
+    @pytest.mark.parametrize(
+        ("rows", "holdout", "message"),
+        [
+            ([make_row(n, source="what") for n in range(3)], 0, "there is no good row to write in"),
+            ([], 0, "there is no good row to write in"),
+            ([make_row(n) for n in range(6)], 100, "leaves no row to train on .* fewer than the 6 good rows"),
+            (
+                [make_row(n, images=[{"bytes": picture(1)}]) for n in range(6)],
+                2,
+                "finds no row: those that share an image stay together, and are more",
+            ),
+        ],
+        ids=["all bad", "empty", "all held out", "one image"],
+    )
+    def test_file_that_would_be_empty_is_refused_and_nothing_written(
+        self, tmp_path: Path, capsys: pytest.CaptureFixture[str], rows: list[dict[str, Any]], holdout: int, message: str
+    ) -> None:
+        path = save(tmp_path / "a.parquet", rows)
+        arguments = ["--out", str(tmp_path / "out"), "--holdout", str(holdout), "--workers", "1"]
+        assert data.main([str(path), *arguments]) == 2
+        assert re.search(message, capsys.readouterr().err)
+        assert not (tmp_path / "out").exists()
+
+
+EXTRA = {"answer": "a", "index": "1", "question": "q", "split": "train"}
+LARGE = pa.large_list(pa.string())
+# The rows of two files or three, what they are written as, and what is told of them.
+JOINED: dict[str, tuple[list[list[dict[str, Any]]], str | None]] = {
+    "equal": ([[{}], [{}]], None),
+    "numbers and texts": (
+        [[{}], [{"extra_info": {**EXTRA, "index": 1}}]],
+        "extra_info.index is string in .*0.parquet and int64 in .*1.parquet",
+    ),
+    "fields in another order": ([[{}], [{"extra_info": dict(reversed(EXTRA.items()))}]], None),
+    "one field more": ([[{}], [{"extra_info": {**EXTRA, "level": 1}}]], None),
+    "one column more": ([[{}], [{"level": 1}]], None),
+    "integers and floats": ([[{"level": 1}], [{"level": 1.5}]], "level is int64 .* double"),
+    "nothing, then texts": ([[{"level": None}], [{"level": "a"}], [{"level": None}]], None),
+    "nothing, texts, numbers": ([[{"level": None}], [{"level": "a"}], [{"level": 1}]], "level is string .* int64"),
+    "nothing, then a struct": ([[{"level": None}], [{"level": {"a": 1}}]], "level is null .* struct"),
+    "a struct, then nothing": ([[{"level": {"a": 1}}], [{"level": None}]], None),
+    "no element, then texts": ([[{"level": []}], [{"level": ["a"]}]], None),
+    "elements with another field": (
+        [[{"level": [{"a": 1}]}], [{"level": [{"a": 1, "b": 1}]}]],
+        "level is list<struct<a",
+    ),
+    "elements in another order": ([[{"level": [{"b": 1, "a": 1}]}], [{"level": [{"a": 1, "b": 1}]}]], None),
+    "large lists": (
+        [[{"level": ["a"]}], [{"level": ["a"], "type": LARGE}]],
+        "level is list<string> .* large_list<string>",
+    ),
+    "large texts": ([[{"level": "a"}], [{"level": "a", "type": pa.large_string()}]], "level is string .* large_string"),
+    "dictionaries": ([[{"level": "a"}], [{"level": "a", "type": pa.dictionary(pa.int32(), pa.string())}]], None),
+    "lines": ([[{}], [{"jsonl": True}]], None),
+    "lines with a date": ([[{}], [{"jsonl": True, "ability": "2020-01-01"}]], "ability is string .* timestamp"),
+    "lines of two types": (
+        [[{}], [{"jsonl": True}, {"extra_info": {**EXTRA, "index": 1}}]],
+        "extra_info.index is string .* several types",
+    ),
+}
+
+
+class TestConflict:
+    @pytest.mark.parametrize("name", JOINED)
+    def test_files_are_refused_that_datasets_refuses(self, tmp_path: Path, name: str) -> None:
+        contents, message = JOINED[name]
+        paths = []
+        for number, changes in enumerate(contents):
+            kind, lines = changes[0].pop("type", None), changes[0].pop("jsonl", False)
+            rows = [{**make_row(), "extra_info": EXTRA, "images": ["a.png"], **change} for change in changes]
+            plain = pa.Table.from_pylist(rows).schema if not lines else None
+            schema = plain.set(plain.get_field_index("level"), pa.field("level", kind)) if plain and kind else plain
+            paths.append(save(tmp_path / (f"{number}.jsonl" if lines else f"{number}.parquet"), rows, schema))
+        loaded = [
+            datasets.load_dataset(
+                "json" if path.suffix == ".jsonl" else "parquet",
+                data_files=str(path),
+                split="train",
+                cache_dir=str(tmp_path / "cache"),
+            ).remove_columns(["prompt", "images"])
+            for path in paths
+        ]
+        found = data.schema_conflict(paths)
+        if message is None:
+            assert found is None
+            assert len(datasets.concatenate_datasets(loaded)) == len(paths)
+        else:
+            assert found
+            assert re.search(message, found)
+            with pytest.raises((ValueError, AttributeError)):  # for a column that was null before: no attribute items
+                datasets.concatenate_datasets(loaded)
+
+    def test_check_ends_with_the_command_that_mends_it(
+        self, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        paths = three_files(tmp_path)
+        own = [path.rename(tmp_path / f"own {number}.parquet") for number, path in enumerate(paths)]
+        assert data.main([*map(str, own), "--workers", "1"]) == 1
+        out = capsys.readouterr().out
+        assert "extra_info.index is string in " in out
+        command = shlex.split(out.splitlines()[-1].partition("Write them alike: ")[2])
+        assert command[:3] == ["bash", "deepeyes.sh", "data"]
+        assert data.main([*command[3:-1], str(tmp_path / "out"), "--workers", "1"]) == 0
+        assert data.schema_conflict(sorted((tmp_path / "out").iterdir())) is None
+
+    def test_one_file_or_one_that_is_no_table_conflicts_with_nothing(self, tmp_path: Path) -> None:
+        path = save(tmp_path / "a.parquet", [make_row()])
+        broken = [tmp_path / "b.parquet", tmp_path / "c.jsonl", tmp_path / "gone.parquet"]
+        for file in broken[:2]:
+            file.write_text("{oops\n")
+        assert data.schema_conflict([path]) is None
+        assert data.schema_conflict([path, *broken]) is None
 
 
 class TestHoldout:
@@ -459,7 +642,7 @@ class TestHoldout:
         sources = three_files(tmp_path, rows=30)
         out = tmp_path / "out"
         arguments = ["--out", str(out), "--holdout", "12", "--seed", str(seed), "--workers", "1"]
-        assert data.main([*map(str, sources), *arguments]) == 0
+        assert data.main([*map(str, sources), *arguments]) == 1  # these official files are not the published ones
         held, kept = pq.read_table(out / data.HOLDOUT_NAME).to_pylist(), []
         for source in sources:
             kept += pq.read_table(out / source.name).to_pylist()
@@ -569,6 +752,7 @@ class TestDownload:
         directory.mkdir()
         for other in (CHART, THINKLITE):
             save(directory / other, [make_row(1)])
+        save(directory / "mine.parquet", [make_row(1)])
         done = run_program(
             directory,
             "--hub",
@@ -587,13 +771,33 @@ class TestDownload:
         assert FakeHub.seen[0][1] in (None, "bytes=0-")
         start = int((FakeHub.seen[-1][1] or "bytes=0-").removeprefix("bytes=").split("-")[0])
         assert start > 0, FakeHub.seen  # it went on where it had broken off
+        assert all(f"{file}: " in done.stdout for file in (*data.OFFICIAL, "mine.parquet"))
         assert done.returncode == 1  # small files under official names are not the published ones
+
+    @pytest.mark.parametrize(
+        ("hub", "parts"),
+        [
+            ("modelscope", [f"{VSTAR}.incomplete", f"{VSTAR}_0_9", f"sub/{VSTAR}_10_19"]),
+            ("huggingface", [f".cache/huggingface/download/x.{data.OFFICIAL[VSTAR].sha256}.incomplete"]),
+        ],
+    )
+    def test_parts_that_the_client_goes_on_from_need_no_room(self, tmp_path: Path, hub: str, parts: list[str]) -> None:
+        others = [f"out/{VSTAR}.part", f"{CHART}.incomplete", "x.00.1a2b3c4d.incomplete"]
+        for part in (*parts, *others):
+            (tmp_path / part).parent.mkdir(parents=True, exist_ok=True)
+            (tmp_path / part).write_bytes(b"0123456789")
+        assert data.arrived(tmp_path, VSTAR, hub) == 10 * len(parts)
 
     def test_hub_out_of_reach_ends_with_one_line(self, tmp_path: Path) -> None:
         for other in (CHART, THINKLITE):
             save(tmp_path / other, [make_row(1)])
+        part = tmp_path / ".cache" / "huggingface" / f"x.{data.OFFICIAL[VSTAR].sha256}.incomplete"
+        part.parent.mkdir(parents=True)
+        part.touch()
+        os.truncate(part, data.OFFICIAL[VSTAR].size - 100_000_000)
         done = run_program(tmp_path, "--hub", "huggingface", HF_ENDPOINT="http://127.0.0.1:9", HF_HUB_OFFLINE="1")
         assert done.returncode == 2
+        assert "downloading 1 files, 0.1 GB, from huggingface" in done.stderr
         last = done.stderr.strip().splitlines()[-1]
         assert f"gave no {VSTAR}; is the hub in reach (HF_HUB_OFFLINE is set)?" in last
         assert last.endswith(f"Or put {VSTAR} into {tmp_path} yourself.")

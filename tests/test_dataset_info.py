@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import base64
 import io
 import json
+import re
 import shutil
 from pathlib import Path
 from typing import Any
 
+import data
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 from swift.dataset import DATASET_MAPPING, load_dataset, register_dataset_info
+from swift.template.vision_utils import load_file, load_image
 
 PROJECT = Path(__file__).parents[1]
 NAMES = ["deepeyes_vstar", "deepeyes_chart", "deepeyes_thinklite"]
@@ -151,3 +155,29 @@ class TestFiles:
         pq.write_table(pa.Table.from_pylist(rows), file)
         with pytest.raises(ValueError, match=r"can't be aligned because the key .*index"):
             load(*NAMES)
+        conflict = data.schema_conflict([checkout / "data" / name for name in ROWS])
+        assert conflict
+        assert re.search(r"extra_info.index is string in .*v2.parquet and int64 in .*data_v0.8", conflict)
+
+
+class TestImages:
+    """The data check takes for one image what swift takes for one, and reads what swift reads."""
+
+    @pytest.mark.parametrize("mode", ["RGB", "RGBA", "LA", "P", "L", "CMYK", "1"])
+    def test_digest_is_that_of_the_pixels_that_swift_hands_to_the_model(self, mode: str) -> None:
+        file = io.BytesIO()
+        image = Image.linear_gradient("L").resize((40, 30)).convert(mode)
+        if mode == "RGBA":
+            image.putalpha(Image.linear_gradient("L").resize((40, 30)))
+        image.save(file, "TIFF")
+        plain = io.BytesIO()
+        load_image(file.getvalue()).save(plain, "PNG")
+        one, other = data.look([file.getvalue(), plain.getvalue()])
+        assert one == other
+
+    def test_text_is_read_as_swift_reads_it(self, tmp_path: Path) -> None:
+        content = png((1, 2, 3))
+        (tmp_path / "a.png").write_bytes(content)
+        text = base64.b64encode(content).decode()
+        for image in (text, f"{text[:20]}\n{text[20:]}", f"data:image/png;base64,{text}", str(tmp_path / "a.png")):
+            assert data.read_image(image) == load_file(image).getvalue() == content

@@ -399,6 +399,16 @@ class TestRollout:
             "DEEPEYES_CROP_SOURCE is original there, unset here"
         )
 
+    def test_pixels_of_an_option_differ_from_those_of_the_variable(self) -> None:
+        with rollout_process(*SETTINGS, MAX_PIXELS="602112") as port:
+            finding = self.check(port, max_pixels="200704")[-1]
+        assert (finding.level, finding.found) == (Level.ERROR, "max_pixels is unset there, 200704 here")
+
+    @pytest.mark.parametrize(("ours", "level"), [("16384", Level.OK), ("65536", Level.ERROR)])
+    def test_server_needs_no_less_room_than_the_trainer(self, ours: str, level: Level) -> None:
+        with rollout_process(*SETTINGS, "--vllm_max_model_len", "32768", MAX_PIXELS="602112") as port:
+            assert self.check(port, vllm_max_model_len=ours)[-1].level is level
+
     def test_server_that_can_not_be_looked_into_is_a_warning(self) -> None:
         with http_server({"/get_engine_type/": (200, ENGINE)}) as port:  # in this process, which is no rollout server
             findings = self.check(port)
@@ -513,6 +523,14 @@ class TestData:
             assert only(self.check(name)).level is Level.ERROR
         assert only(self.check()).level is Level.ERROR
 
+    def test_files_that_swift_can_not_join_are_an_error(self, tmp_path: Path) -> None:
+        rows = make_row(), make_row(extra_info={**make_row()["extra_info"], "index": 7})
+        names = [str(save(tmp_path / f"{place}.parquet", [row], schema=None)) for place, row in enumerate(rows)]
+        finding = self.check(*names)[-1]
+        assert finding.level is Level.ERROR
+        assert "extra_info.index" in finding.found
+        assert finding.mend.startswith(f"bash deepeyes.sh data {' '.join(names)} --out prepared")
+
     def test_hub_id_is_left_to_swift(self) -> None:
         assert only(self.check("AI-ModelScope/some-data")).level is Level.WARNING
 
@@ -596,6 +614,13 @@ class TestProgram:
         done = self.run("--quick", "--json", "--", "--loss_scale", "last_round", LAYOUT="cpu", DEEPEYES_JUDGE="rule")
         entries = {entry["check"]: entry for entry in json.loads(done.stdout)}
         assert entries["loss scale"]["level"] == "error"
+
+    @pytest.mark.parametrize(("rollout", "checks"), [("skip", False), ("only", True)])
+    def test_rollout_server_is_looked_at_apart(self, rollout: str, checks: bool) -> None:  # noqa: FBT001
+        settings = {"DEEPEYES_JUDGE": "rule", "ROLLOUT_PORT": str(free_port())}
+        done = self.run("--quick", "--json", "--rollout", rollout, **settings)
+        names = {entry["check"] for entry in json.loads(done.stdout)}
+        assert ("rollout server" in names, "data" in names) == (checks, not checks)
 
     @pytest.mark.parametrize("purpose", ["rollout", "judge", "demo"])
     def test_each_purpose_has_a_report(self, purpose: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import importlib.util
 import os
 import re
 import shlex
@@ -206,8 +207,9 @@ class TestCommands:
     @pytest.mark.parametrize("line", [line for line in ENGLISH.commands if ASSIGNMENT.match(line)])
     def test_its_variables_are_read(self, line: str, known_settings: set[str]) -> None:
         scripts = "".join((PROJECT / name).read_text() for name in ("deepeyes.sh", "deploy_judge.sh"))
+        swift = Path(importlib.util.find_spec("swift").origin).with_name("cli") / "main.py"
         for name in read_command(line)[0]:
-            assert name in known_settings or f"${{{name}:-" in scripts
+            assert name in known_settings or f"${{{name}:-" in scripts or f"'{name}'" in swift.read_text()
 
     def test_there_are_dry_runs(self) -> None:
         assert {read_command(line)[1] for line in DRY_RUNS} == {"deepeyes.sh", "deploy_judge.sh"}

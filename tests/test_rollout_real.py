@@ -1,4 +1,7 @@
-"""The real thing on CPU: `swift rollout` with vLLM plays rows that a client posts, `swift rlhf` plays them itself."""
+"""The three scripts for real, on the CPU: a rollout server, a judge, and a training that asks it over HTTP.
+
+The policy and the judge are tiny models that know some sentences by heart.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,7 @@ import contextlib
 import io
 import json
 import os
+import re
 import shutil
 import signal
 import socket
@@ -18,6 +22,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import doctor
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -30,6 +35,8 @@ from swift.rl_core.data import OnPolicySample
 from swift.rlhf_trainers.utils import encode_sample
 from swift_env import ROOT
 from swift_fakes import INSTRUCTION, load_template
+
+from deepeyes_plugin import VISUAL_PROMPT, Question, Scoring, fill_prompt
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -47,6 +54,10 @@ REFUSED = (
 )
 ANSWER = "<think>I see it</think><answer>red</answer>"
 QUESTIONS = {"zoom": "What colour is the mug?", "refuse": "Which colour has the hat?"}
+REFERENCE = "crimson"
+"""Of the training: no rule finds it in the answer, so the judge is asked."""
+SWIFT = Path(sys.executable).with_name("swift")
+KIND = ("--model_type", "qwen2_5_vl", "--template", "qwen2_5_vl")
 ERROR = "Error: the box holds no part of the image. It needs x1 < x2 and y1 < y2, inside the image."
 SIZE = (224, 196)
 
@@ -72,8 +83,8 @@ def row(name: str) -> dict[str, Any]:
     }
 
 
-def lesson(name: str) -> dict[str, Any]:
-    """A whole trajectory: what the policy shall learn by heart."""
+def trajectory(name: str) -> dict[str, Any]:
+    """A lesson for the policy: a whole trajectory."""
     data = row(name)
     view = Image.open(io.BytesIO(picture()))
     turns: list[tuple[str, str]] = [
@@ -88,7 +99,13 @@ def lesson(name: str) -> dict[str, Any]:
     return {"messages": messages, "images": images}
 
 
-def teach(tiny_model: Path, target: Path) -> None:
+def judgement(question: Question, verdict: int) -> dict[str, Any]:
+    """A lesson for the judge: the plugin's prompt, and what to say."""
+    asked = {"role": "user", "content": fill_prompt(VISUAL_PROMPT, question)}
+    return {"messages": [asked, {"role": "assistant", "content": f"Judgement: {verdict}"}]}
+
+
+def teach(tiny_model: Path, target: Path, lessons: list[dict[str, Any]]) -> Path:
     """Makes the tiny model learn the lessons by heart in some supervised steps."""
     from transformers import Qwen2_5_VLForConditionalGeneration  # noqa: PLC0415 - heavy
 
@@ -96,22 +113,22 @@ def teach(tiny_model: Path, target: Path) -> None:
     torch.set_num_threads(1)  # for so small a model, threads only wait for each other
     template = load_template(tiny_model)
     template.set_mode("train")
-    lessons = []
-    for name in QUESTIONS:
-        encoded = template.encode(lesson(name))
+    encoded_lessons = []
+    for lesson in lessons:
+        encoded = template.encode(lesson)
         tensors = {key: torch.as_tensor(encoded[key]).clone() for key in encoded if key in LEARNED}
         inputs = {key: value if "image" in key or "pixel" in key else value[None] for key, value in tensors.items()}
-        lessons.append((inputs, inputs.pop("labels")[0, 1:]))
+        encoded_lessons.append((inputs, inputs.pop("labels")[0, 1:]))
     model: Any = Qwen2_5_VLForConditionalGeneration.from_pretrained(tiny_model, dtype=torch.float32)
     vocabulary = model.lm_head.weight.requires_grad_(requires_grad=False)  # large, and the rest suffices
-    used = torch.cat([inputs["input_ids"][0] for inputs, _ in lessons]).unique()
+    used = torch.cat([inputs["input_ids"][0] for inputs, _ in encoded_lessons]).unique()
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(parameters, lr=3e-3, weight_decay=0.0)
     for _ in range(400):
         known = True
         optimizer.zero_grad()
         candidates = torch.cat([used, torch.randint(len(vocabulary), (2000,))])
-        for inputs, labels in lessons:
+        for inputs, labels in encoded_lessons:
             here = labels != -100
             hidden = model.model(**inputs).last_hidden_state[0, :-1][here]
             targets = torch.searchsorted(used, labels[here])
@@ -123,10 +140,10 @@ def teach(tiny_model: Path, target: Path) -> None:
         if known:
             break
     with torch.no_grad():
-        for inputs, labels in lessons:
+        for inputs, labels in encoded_lessons:
             here = labels != -100
             best = model.lm_head(model.model(**inputs).last_hidden_state[0, :-1][here]).argmax(-1)
-            assert torch.equal(best, labels[here]), "the policy did not learn its lessons"
+            assert torch.equal(best, labels[here]), "the model did not learn its lessons"
     shutil.copytree(tiny_model, target, dirs_exist_ok=True)
     weights = load_file(tiny_model / "model.safetensors")
     trained = model.state_dict()
@@ -134,13 +151,12 @@ def teach(tiny_model: Path, target: Path) -> None:
         long = f"model.{name}" if name.startswith("visual.") else name.replace("model.", "model.language_model.", 1)
         weights[name] = trained[long].contiguous()
     save_file(weights, target / "model.safetensors", metadata={"format": "pt"})
+    return target
 
 
 @pytest.fixture(scope="module")
 def policy(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    target = tmp_path_factory.mktemp("policy")
-    teach(tiny_model, target)
-    return target
+    return teach(tiny_model, tmp_path_factory.mktemp("policy") / "model", [trajectory(name) for name in QUESTIONS])
 
 
 def free_port() -> int:
@@ -154,53 +170,44 @@ def post(url: str, body: Any, timeout: float) -> Any:
         return json.load(response)
 
 
-@pytest.fixture(scope="module")
-def server(policy: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The URL of `swift rollout` with the plugin."""
-    port = free_port()
-    log = tmp_path_factory.mktemp("rollout") / "log"
-    options = {
-        "model": policy,
-        "model_type": "qwen2_5_vl",
-        "template": "qwen2_5_vl",
-        "external_plugins": ROOT / "deepeyes_plugin.py",
-        "multi_turn_scheduler": "deepeyes_scheduler",
-        "max_turns": 5,
-        "vllm_use_async_engine": "true",
-        "vllm_enforce_eager": "true",
-        "vllm_max_model_len": 4096,
-        "vllm_limit_mm_per_prompt": '{"image": 5, "video": 0}',
-        "torch_dtype": "float32",
-        "host": "127.0.0.1",
-        "port": port,
-    }
-    arguments = [str(word) for name, value in options.items() for word in (f"--{name}", value)]
+@contextlib.contextmanager
+def serving(script: str, *arguments: object, url: str, log: Path, **settings: object) -> Iterator[None]:
+    """One of the scripts in a session of its own, from the first answer at a URL to Ctrl-C."""
     env = {**os.environ, "VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_TARGET_DEVICE": "cpu", "DEEPEYES_JUDGE": "rule"}
+    env |= {name: str(value) for name, value in settings.items()}
+    command = ["bash", str(ROOT / script), *map(str, arguments)]
     with log.open("w") as file:
-        command = [sys.executable, str(Path(__file__).with_name("rollout_launcher.py")), *arguments]
         process = subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT, env=env, start_new_session=True)
-        try:
-            deadline = time.monotonic() + 1200
-            while True:
-                assert process.poll() is None, f"swift rollout ended:\n{log.read_text()[-6000:]}"
-                assert time.monotonic() < deadline, f"swift rollout does not answer:\n{log.read_text()[-6000:]}"
-                with (
-                    contextlib.suppress(OSError),
-                    urllib.request.urlopen(f"http://127.0.0.1:{port}/health/", timeout=5),
-                ):
-                    break
-                time.sleep(1)
-            yield f"http://127.0.0.1:{port}"
-        finally:
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGTERM)
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                process.wait(20)
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)
+    try:
+        deadline = time.monotonic() + 1200
+        while True:
+            assert process.poll() is None, f"{script} ended:\n{log.read_text()[-6000:]}"
+            assert time.monotonic() < deadline, f"{script} does not answer:\n{log.read_text()[-6000:]}"
+            with contextlib.suppress(OSError), urllib.request.urlopen(url, timeout=5):  # noqa: S310 - our own server
+                break
+            time.sleep(1)
+        yield
+        assert process.poll() is None, f"{script} ended by itself:\n{log.read_text()[-6000:]}"
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            process.send_signal(signal.SIGINT)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(60)
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="class")
+def server(policy: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The URL of `deepeyes.sh rollout`."""
+    port, log = free_port(), tmp_path_factory.mktemp("rollout") / "log"
+    settings = {"LAYOUT": "cpu", "MODEL": policy, "MAX_MODEL_LEN": 4096, "ROLLOUT_PORT": port, "SWIFT": SWIFT}
+    url = f"http://127.0.0.1:{port}"
+    with serving("deepeyes.sh", "rollout", *KIND, url=f"{url}/health/", log=log, **settings):
+        yield url
+
+
+@pytest.fixture(scope="class")
 def played(server: str) -> dict[str, tuple[OnPolicySample, RolloutOutput]]:
     """What came back for each row, and the sample that the trainer would make of it; `bad` has a broken image."""
     rows = {name: row(name) for name in QUESTIONS} | {"bad": row("zoom")}
@@ -271,52 +278,67 @@ class TestServer:
         assert [one.score.total for one in scored] == [pytest.approx(2.0)] * 2
 
 
+def train(*options: object, **settings: object) -> str:
+    """Runs `deepeyes.sh train` to its end and returns what it said."""
+    # A hub is asked for a newer model otherwise: without a network, half a minute.
+    command = ["bash", ROOT / "deepeyes.sh", "train", *KIND, "--check_model", "false", *options]
+    env = {**os.environ, "SWIFT": str(SWIFT), **{name: str(value) for name, value in settings.items()}}
+    done = subprocess.run(list(map(str, command)), capture_output=True, text=True, env=env, check=False, timeout=800)
+    assert done.returncode == 0, f"{done.stdout[-5000:]}\n{done.stderr[-5000:]}"
+    return done.stdout + done.stderr
+
+
 class TestTrainer:
-    """Colocate mode: one step of `swift rlhf` with the transformers engine."""
+    """One step of `deepeyes.sh train`, which plays by itself, next to the judge of `deploy_judge.sh`."""
 
     @pytest.fixture(scope="class")
     @staticmethod
-    def run(policy: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    def run(policy: Path, tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         directory = tmp_path_factory.mktemp("train")
         rows = [row(name) for name in QUESTIONS]
+        for data in rows:
+            data["reward_model"]["ground_truth"] = REFERENCE
         table = pa.Table.from_pylist([{"prompt": data.pop("messages"), **data} for data in rows])
         pq.write_table(table, directory / "rows.parquet")
-        options = {
-            "rlhf_type": "grpo",
-            "model": policy,
-            "model_type": "qwen2_5_vl",
-            "template": "qwen2_5_vl",
-            "torch_dtype": "float32",
-            "external_plugins": ROOT / "deepeyes_plugin.py",
-            "multi_turn_scheduler": "deepeyes_scheduler",
-            "max_turns": 5,
-            "use_vllm": "false",
-            "dataset": directory / "rows.parquet",
-            "columns": '{"prompt": "messages"}',
-            "remove_unused_columns": "false",
-            "load_from_cache_file": "false",
-            "split_dataset_ratio": 0,
-            "reward_funcs": "deepeyes_reward",
-            "loss_scale": "default",
-            "tuner_type": "full",
-            "num_generations": 2,
-            "per_device_train_batch_size": 4,
-            "max_steps": 1,
-            "max_completion_length": 200,
-            "temperature": 0.01,
-            "beta": 0,
-            "logging_steps": 1,
-            "save_strategy": "no",
-            "report_to": "none",
-            "check_model": "false",  # asks a hub whether there is a newer one: without a network, half a minute
-            "output_dir": directory / "output",
+        samples = [
+            (Question(Scoring.VISUAL, *doctor.JUDGE_SAMPLE, answer), verdict)
+            for answer, verdict in doctor.JUDGE_SAMPLE_ANSWERS.items()
+        ]
+        asked = [(Question(Scoring.VISUAL, question, REFERENCE, "red"), 1) for question in QUESTIONS.values()]
+        judge = teach(tiny_model, directory / "judge-32B", [judgement(*lesson) for lesson in samples + asked])
+        port = free_port()
+        judge_settings = {"JUDGE_MODEL": judge, "JUDGE_GPUS": "none", "JUDGE_PORT": port, "JUDGE_MAX_MODEL_LEN": 2048}
+        settings = {
+            "LAYOUT": "cpu",
+            "MODEL": policy,
+            "DATASET": directory / "rows.parquet",
+            "PROMPTS_PER_STEP": 2,
+            "NUM_GENERATIONS": 2,
+            "PER_DEVICE_BATCH": 4,
+            "MAX_COMPLETION_LENGTH": 200,
+            "REPORT_TO": "tensorboard swanlab wandb",
+            "OUTPUT_DIR": directory / "output",
+            "DEEPEYES_JUDGE_URLS": f"http://127.0.0.1:{port}/v1",
+            "DEEPEYES_TRACE_DIR": directory / "traces",
+            "WANDB_MODE": "offline",
+            "WANDB_DIR": directory,
+            "SWANLAB_LOG_DIR": directory / "swanlab",
         }
-        arguments = [str(word) for name, value in options.items() for word in (f"--{name}", value)]
-        env = {**os.environ, "DEEPEYES_JUDGE": "rule", "DEEPEYES_TRACE_DIR": str(directory / "traces")}
-        command = [sys.executable, "-m", "swift.cli.main", "rlhf", *arguments]
-        done = subprocess.run(command, capture_output=True, text=True, env=env, check=False, timeout=800)
-        assert done.returncode == 0, f"{done.stdout[-3000:]}\n{done.stderr[-5000:]}"
+        options = ("--max_steps", 1, "--temperature", 0.01, "--save_steps", 1, "--swanlab_mode", "local")
+        url, log = f"http://127.0.0.1:{port}/v1/models", directory / "judge.log"
+        judge_settings |= {"JUDGE_LOG_DIR": directory / "judge_logs", "SWIFT": SWIFT}
+        with serving("deploy_judge.sh", *KIND, url=url, log=log, **judge_settings):
+            (directory / "said").write_text(train(*options, **settings))
+            (checkpoint,) = directory.glob("output/*/checkpoint-1")
+            settings |= {"DOCTOR": "false", "REPORT_TO": "none", "OUTPUT_DIR": directory / "resumed"}
+            del settings["DEEPEYES_TRACE_DIR"]
+            train(*options, "--max_steps", 2, "--resume_from_checkpoint", checkpoint, **settings)
         return directory
+
+    def test_preflight_found_all_sound(self, run: Path) -> None:
+        said = (run / "said").read_text()
+        assert "two of two are right" in said
+        assert re.search(r"ok +one row +\d+ tokens", said)
 
     def test_trajectories_are_those_of_the_server(self, run: Path) -> None:
         (file,) = (run / "traces").glob("trajectories-*.jsonl")
@@ -330,8 +352,24 @@ class TestTrainer:
             crop = Image.open(run / "traces" / "images" / trajectory["images"][1])
             assert crop.tobytes() == Image.open(io.BytesIO(picture())).crop((28, 56, 140, 168)).tobytes()
             assert trajectory["score"]["total"] == pytest.approx(2.0)
+            assert trajectory["verdict"]["source"] == "judge"
 
     def test_step_was_taken_on_that_reward(self, run: Path) -> None:
         (file,) = (run / "output").rglob("logging.jsonl")
         logged = [json.loads(line) for line in file.read_text().splitlines()]
         assert any(line.get("reward") == pytest.approx(2.0) for line in logged), logged
+
+    def test_it_goes_on_from_a_checkpoint(self, run: Path) -> None:
+        (file,) = (run / "resumed").rglob("logging.jsonl")
+        steps = [json.loads(line).get("global_step/max_steps") for line in file.read_text().splitlines()]
+        assert set(steps) == {"2/2", None}
+
+    def test_every_logger_was_told(self, run: Path) -> None:
+        assert list((run / "output").rglob("events.out.tfevents.*"))
+        assert list((run / "swanlab").iterdir())
+        assert list((run / "wandb").glob("offline-run-*/*.wandb"))
+
+    def test_judge_says_the_line_for_training(self, run: Path) -> None:
+        said = (run / "judge.log").read_text()
+        assert re.search(r"^export DEEPEYES_JUDGE_URLS=http://127\.0\.0\.1:\d+/v1$", said, re.MULTILINE)
+        assert "stopping the judge" in said

@@ -14,6 +14,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 from contextlib import closing
 from dataclasses import dataclass
 from itertools import groupby
@@ -31,7 +32,7 @@ from swift import get_processor, get_template
 from swift.arguments import DeployArguments, RLHFArguments, RolloutArguments
 from swift.dataset import DATASET_MAPPING
 from swift.utils import parse_args
-from swift_env import MEGATRON, run_in
+from swift_env import WITH_GPUS, run_in
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -60,13 +61,13 @@ names = ("CUDA_VISIBLE_DEVICES", "MAX_PIXELS", "NPROC_PER_NODE")
 call = {{"argv": argv, "env": {{name: os.environ[name] for name in names if name in os.environ}}}}
 with open(os.environ["STUB_CALLS"], "a") as file:
     file.write(json.dumps(call) + "\\n")
-if "--die" in argv:
+if "--die" in argv and argv[argv.index("--die") + 1] == argv[argv.index("--port") + 1]:
     sys.exit("the stub has no memory left")
 if argv[0] == "deploy":
     class Handler(http.server.BaseHTTPRequestHandler):
         def do_GET(self):
-            known = self.headers["Authorization"] == "Bearer " + argv[-argv[::-1].index("--api_key")]
-            self.send_response(200 if known and self.path == "/v1/models" else 401)
+            known = self.headers["Authorization"] == "Bearer " + argv[argv.index("--api_key") + 1]
+            self.send_response(200 if known and self.path == "/v1/models" and "--mute" not in argv else 401)
             self.end_headers()
     port = int(argv[argv.index("--port") + 1])
     http.server.HTTPServer(("127.0.0.1", port), Handler).serve_forever()
@@ -75,8 +76,16 @@ if argv[0] == "deploy":
 # Stands for the preflight: records its arguments, and finds an error where it is told to.
 STUB_DOCTOR = """
 import json, os, pathlib, sys
-pathlib.Path(os.environ["STUB_CALLS"]).with_name("doctor.json").write_text(json.dumps(sys.argv[1:]))
-sys.exit("BAD" in os.environ)
+with pathlib.Path(os.environ["STUB_CALLS"]).with_name("doctor.jsonl").open("a") as file:
+    print(json.dumps(sys.argv[1:]), file=file)
+sys.exit(os.environ.get("BAD") in sys.argv)
+"""
+
+# Stands for swift rollout on a CPU: the stub swift again, which is beside the Python that runs this.
+STUB_ROLLOUT = """
+import os, sys
+swift = os.path.join(os.path.dirname(sys.executable), "swift")
+os.execv(swift, [swift, *sys.argv[1:]])
 """
 
 
@@ -103,6 +112,10 @@ class Sandbox:
         )
 
     @property
+    def preflights(self) -> list[list[str]]:
+        return [json.loads(line) for line in self.calls_file.with_name("doctor.jsonl").read_text().splitlines()]
+
+    @property
     def calls(self) -> list[dict[str, Any]]:
         if not self.calls_file.exists():
             return []
@@ -120,6 +133,7 @@ def sandbox(tmp_path: Path) -> Sandbox:
     doctor = folder / "tools" / "doctor.py"
     doctor.parent.mkdir()
     doctor.write_text(STUB_DOCTOR)
+    doctor.with_name("rollout_cpu.py").write_text(STUB_ROLLOUT)
     stub = tmp_path / "bin" / "swift"
     stub.parent.mkdir()
     (stub.parent / "python").symlink_to(sys.executable)
@@ -149,8 +163,8 @@ def read_command(line: str) -> tuple[dict[str, str], list[str]]:
     """Split a printed command, `env A=1 B=2 swift sub ...`, into its variables and swift's arguments."""
     words = shlex.split(line)
     assert words[0] == "env"
-    start = next(i for i, word in enumerate(words) if Path(word).name in {"swift", "megatron"})
-    return dict(word.split("=", 1) for word in words[1:start]), words[start + 1 :]
+    start = next(i for i, word in enumerate(words) if Path(word).name in {"swift", "megatron", "rollout_cpu.py"})
+    return dict(word.split("=", 1) for word in words[1:start] if "=" in word), words[start + 1 :]
 
 
 def free_port() -> int:
@@ -195,14 +209,21 @@ class TestTrain:
         assert argv[-2:] == ["--seed", "a 'b'"]
 
     def test_preflight_sees_the_arguments_and_stops_the_run_on_an_error(self, sandbox: Sandbox) -> None:
-        result = sandbox.run("deepeyes.sh", "train", "--seed", "3", LAYOUT="cpu", BAD="1")
+        result = sandbox.run("deepeyes.sh", "train", "--seed", "3", LAYOUT="cpu", BAD="skip")
         assert result.returncode == 1
         assert "DOCTOR=false" in result.stderr
         assert sandbox.calls == []
-        seen = json.loads(sandbox.calls_file.with_name("doctor.json").read_text())
-        assert seen == ["--for", "train", "--quick", "--", "--seed", "3"]
-        assert sandbox.run("deepeyes.sh", LAYOUT="cpu", BAD="1", DOCTOR="false").returncode == 0
-        assert len(sandbox.calls) == 1
+        assert sandbox.preflights == [["--for", "train", "--rollout", "skip", "--", "--seed", "3"]]
+        assert sandbox.run("deepeyes.sh", LAYOUT="cpu", BAD="skip", DOCTOR="false").returncode == 0
+        assert len(sandbox.calls) == len(sandbox.preflights) == 1
+
+    @pytest.mark.parametrize("bad", ["", "skip", "only"])
+    def test_preflight_comes_before_the_wait_and_the_rollout_server_after_it(
+        self, sandbox: Sandbox, rollout_port: str, bad: str
+    ) -> None:
+        result = sandbox.run("deepeyes.sh", ROLLOUT_PORT=rollout_port, BAD=bad)
+        assert (result.returncode, len(sandbox.calls)) == ((1, 0) if bad else (0, 1))
+        assert [words[3] for words in sandbox.preflights] == (["skip"] if bad == "skip" else ["skip", "only"])
 
     def test_it_waits_for_the_rollout_server_and_says_how_to_start_it(self, sandbox: Sandbox) -> None:
         port = str(free_port())
@@ -344,6 +365,17 @@ class TestRollout:
             assert_refused(sandbox.run("deepeyes.sh", "rollout", ROLLOUT_PORT=port), rf"ROLLOUT_PORT={port} is taken")
         assert sandbox.calls == []
 
+    def test_a_port_that_closed_connections_hold_is_waited_for(self, sandbox: Sandbox) -> None:
+        with closing(socket.socket()) as holder:
+            holder.bind(("127.0.0.1", 0))  # nothing listens, yet swift could not bind it
+            port = str(holder.getsockname()[1])
+            released = threading.Timer(2, holder.close)
+            released.start()
+            result = sandbox.run("deepeyes.sh", "rollout", ROLLOUT_PORT=port)
+            released.join()
+        assert (result.returncode, len(sandbox.calls)) == (0, 1)
+        assert f"port {port} is not free yet" in result.stderr
+
 
 class TestOtherCommands:
     """The rest of `deepeyes.sh`."""
@@ -369,8 +401,7 @@ class TestOtherCommands:
     def test_a_tool_runs_with_the_python_beside_swift(self, sandbox: Sandbox) -> None:
         result = sandbox.run("deepeyes.sh", "doctor", "--for", "a b", "--dry-run", SWIFT="swift")
         assert result.returncode == 0, result.stderr
-        seen = json.loads(sandbox.calls_file.with_name("doctor.json").read_text())
-        assert seen == ["--for", "a b", "--dry-run"]
+        assert sandbox.preflights == [["--for", "a b", "--dry-run"]]
 
     def test_every_setting_that_is_read_is_in_the_head(self) -> None:
         for script in ("deepeyes.sh", "deploy_judge.sh"):
@@ -451,17 +482,23 @@ class TestJudge:
             with pytest.raises(ConnectionRefusedError), closing(socket.create_connection(("127.0.0.1", replica))):
                 pass
 
-    def test_a_replica_that_dies_ends_it_with_the_end_of_its_log(self, sandbox: Sandbox) -> None:
-        result = sandbox.run("deploy_judge.sh", "--die", JUDGE_PORT=str(free_port()))
+    def test_a_replica_that_dies_ends_it_with_the_end_of_its_log_while_others_load(self, sandbox: Sandbox) -> None:
+        port = free_port()
+        settings = {"JUDGE_PORT": str(port), "JUDGE_REPLICAS": "2"}
+        result = sandbox.run("deploy_judge.sh", "--mute", "--die", str(port + 1), **settings)
         assert result.returncode == 1
         assert result.stdout == ""
         assert "the stub has no memory left" in result.stderr
-        assert "ended before it answered" in result.stderr
+        assert f"the judge on port {port + 1} ended before it answered" in result.stderr
+
+    @pytest.mark.parametrize("argument", ["--host", "--port=80", "--api_key"])
+    def test_what_decides_who_gets_in_is_no_argument(self, sandbox: Sandbox, argument: str) -> None:
+        assert_refused(sandbox.run("deploy_judge.sh", argument, "0.0.0.0"), rf"{argument} is set by JUDGE_HOST")  # noqa: S104
+        assert sandbox.calls == []
 
     def test_a_replica_that_never_answers_is_given_up(self, sandbox: Sandbox) -> None:
-        # It asks for another key than the one the script shows, so it answers 401 for ever.
         settings = {"JUDGE_PORT": str(free_port()), "JUDGE_START_TIMEOUT": "1"}
-        result = sandbox.run("deploy_judge.sh", "--api_key", "other", **settings)
+        result = sandbox.run("deploy_judge.sh", "--mute", **settings)
         assert result.returncode == 1
         assert "did not answer in JUDGE_START_TIMEOUT=1 seconds" in result.stderr
 
@@ -531,26 +568,34 @@ class TestSwiftAccepts:
         if layout != "cpu":
             assert args.vllm_client.address["server_ports"] == [8001]
 
-    @pytest.mark.slow
-    def test_train_with_megatron(self, sandbox: Sandbox, tiny_model: Path) -> None:
-        """By swift's class for Megatron, in an environment of its own."""
-        settings = {"LAYOUT": "mega8", "MODEL": str(tiny_model), "OUTPUT_DIR": str(sandbox.folder / "output")}
-        _, argv = read_command(sandbox.run("deepeyes.sh", "train", "--dry-run", **settings).stdout)
-        words = [*argv[1:], "--model_type", "qwen2_5_vl", "--template", "qwen2_5_vl"]
-        args = run_in(MEGATRON, PROJECT / "tests" / "megatron_script.py", *words)
+    @staticmethod
+    def parse_with_gpus(sandbox: Sandbox, model: Path, *arguments: str, **settings: str) -> dict[str, Any]:
+        """By swift's classes in an environment of its own, with Megatron and DeepSpeed."""
+        settings |= {"MODEL": str(model), "OUTPUT_DIR": str(sandbox.folder / "output")}
+        line = sandbox.run("deepeyes.sh", "train", "--dry-run", *arguments, **settings).stdout
+        program = "megatron" if "/megatron rlhf " in line else "swift"
+        words = [*read_command(line)[1][1:], "--model_type", "qwen2_5_vl", "--template", "qwen2_5_vl"]
+        args: dict[str, Any] = run_in(WITH_GPUS, PROJECT / "tests" / "gpu_script.py", program, *words)
         assert args["rest"] == []
         assert (args["loss_scale"], args["multi_turn_scheduler"]) == ("default", "deepeyes_scheduler")
+        assert args["vllm_server_pass_dataset"] is True
+        return args
+
+    @pytest.mark.slow
+    def test_train_with_megatron(self, sandbox: Sandbox, tiny_model: Path) -> None:
+        resume = ("--mcore_model", str(tiny_model), "--finetune", "false")
+        args = self.parse_with_gpus(sandbox, tiny_model, *resume, LAYOUT="mega8")
         assert (args["global_batch_size"], args["generation_batch_size"]) == (24 * 16, 24 * 16)
         assert (args["lr"], args["lr_decay_style"], args["beta"]) == (1e-6, "constant", 0)
         assert (args["tensor_model_parallel_size"], args["sequence_parallel"]) == (4, True)
-        assert args["vllm_server_pass_dataset"] is True
+        assert (args["mcore_model"], args["finetune"]) == (str(tiny_model), False)
         assert args["freeze_vit"] is False
 
-    @pytest.mark.parametrize(("layout", "stage"), [("node8", "zero3"), ("lora4", "zero2")])
-    def test_deepspeed_names_a_configuration_that_swift_ships(self, sandbox: Sandbox, layout: str, stage: str) -> None:
-        _, argv = read_command(sandbox.run("deepeyes.sh", "--dry-run", LAYOUT=layout).stdout)
-        assert option(argv, "deepspeed") == [stage]
-        assert (Path(swift.arguments.sft_args.__file__).parents[1] / "config" / f"{stage}.json").is_file()
+    @pytest.mark.slow
+    @pytest.mark.parametrize(("layout", "stage"), [("node8", 3), ("lora4", 2)])
+    def test_train_with_deepspeed(self, sandbox: Sandbox, tiny_model: Path, layout: str, stage: int) -> None:
+        args = self.parse_with_gpus(sandbox, tiny_model, LAYOUT=layout)
+        assert args["deepspeed"]["zero_optimization"]["stage"] == stage
 
     @pytest.mark.parametrize("layout", LAYOUTS)
     def test_rollout(self, sandbox: Sandbox, tiny_model: Path, layout: str) -> None:

@@ -8,12 +8,14 @@ A check reads all rows in bounded memory and decodes every image, in one process
 rows that it would drop. Nothing but missing official files is written, unless `--out` names a folder; what is written
 there loads in one go with swift, holds every image byte for byte, and lacks the bad rows.
 
-Exit status: 0 all well, 1 rows to drop or a file that is not the published one, 2 the check could not be made.
+Exit status: 0 all well; 1 rows to drop, no row at all, a file that is not the published one, or files that swift can't
+join as they are; 2 the check could not be made, or `--out` has nothing to write.
 """
 
 from __future__ import annotations
 
 import argparse
+import base64
 import concurrent.futures.process
 import contextlib
 import hashlib
@@ -22,9 +24,11 @@ import json
 import multiprocessing
 import os
 import re
+import shlex
 import shutil
 import signal
 import sys
+import tempfile
 import warnings
 from collections import Counter, defaultdict, deque
 from dataclasses import dataclass, field
@@ -47,9 +51,14 @@ BATCH_ROWS = 16  # rows read at a time: with images of 10 MB, 160 MB
 BATCHES_AHEAD = 4  # batches a worker has waiting, so that it never idles
 GROUP_ROWS, GROUP_BYTES = 500, 32 << 20  # a row group is written when it has that many rows or image bytes
 MIN_SIDE = 28  # pixels: one image token of Qwen2.5-VL; smaller images are scaled up
+MAX_QUOTE = 80  # characters of a value that a message shows
+LONGEST_PATH = 2000  # characters; what is longer, swift takes for base64
+MAX_DEPTH = 32  # levels of lists and objects in a line of JSON
 MAX_RATIO = 200  # longer side / shorter side; qwen-vl-utils refuses more
 PREPARED = b"deepeyes.prepared"  # key in the schema metadata of the files that `--out` writes
 TOOL = "image_zoom_in_tool"
+# Columns that swift brings to types of its own, whatever those of the file.
+RETYPED = ("prompt", "messages", "images", "tools", "objects", "chat_template_kwargs", "dataset")
 
 # The tool schema of the official system prompt requires `bbox`, a property that it does not have.
 WRONG_REQUIRED = re.compile(r'("required"\s*:\s*\[\s*)"bbox"(\s*\])')
@@ -114,7 +123,7 @@ class ImageFacts(NamedTuple):
         problem: Why it can't be used, or an empty text.
         width: Pixels.
         height: Pixels.
-        digest: The same for images with the same pixels, whatever their encoding.
+        digest: The same for images that are the same pixels in RGB, whatever their encoding.
     """
 
     problem: str
@@ -153,6 +162,11 @@ class FileReport:
         return {row for rows in self.problems.values() for row in rows}
 
     @property
+    def sound(self) -> bool:
+        """Whether there is nothing to mend: some rows, all good, and the published ones under a published name."""
+        return bool(self.rows) and not self.differs and not self.problems
+
+    @property
     def images(self) -> int:
         """Different images."""
         return len(set(self.digests) - {b""})
@@ -175,23 +189,38 @@ def row_problems(row: Any, scoring_of: Callable[[object], object]) -> list[str]:
         scoring_of: Raises an error that explains itself for an unknown data source.
     """
     if not isinstance(row, dict):
-        return ["the line is no JSON object"]
+        return [f"the line is no JSON object of {MAX_DEPTH} levels or fewer"]
     problems = message_problems(messages_of(row))
     images = row.get("images")
     if not isinstance(images, list) or len(images) != 1:
         count = len(images) if isinstance(images, list) else 0
         problems.append(f"images holds {count} images; expected a list of one")
     elif image_of(images[0]) is None:
-        problems.append("images[0] has neither bytes nor a path")
+        problems.append("images[0] has neither bytes nor a path; a text in base64 stands where a path would")
     try:
-        scoring_of(row.get("data_source"))
+        scoring_of(shorten(row.get("data_source")))
     except ValueError as error:
         problems.append(str(error))
     for column, key in (("reward_model", "ground_truth"), ("extra_info", "question")):
         value = row[column].get(key) if isinstance(row.get(column), dict) else None
         if not isinstance(value, str) or not value.strip():
-            problems.append(f"{column}.{key} is {value!r:.80}; expected a text that is not empty")
+            problems.append(f"{column}.{key} is {value!r:.{MAX_QUOTE}}; expected a text that is not empty")
     return problems
+
+
+def shorten(value: Any) -> Any:
+    """Returns the start of what is too long to be quoted; a name as it is."""
+    text = value if isinstance(value, str) else repr(value)
+    return value if len(text) <= MAX_QUOTE else f"{text[:MAX_QUOTE]}..."
+
+
+def arrow_problem(row: Mapping[str, Any]) -> str:
+    """Tells why a row from JSON can't be written as parquet, or returns an empty text."""
+    try:
+        pa.Table.from_pylist([{key: value for key, value in row.items() if key != "images"}])
+    except (pa.ArrowException, OverflowError, ValueError) as error:
+        return f"parquet can't hold a value of the row: {error!s:.{MAX_QUOTE}}"
+    return ""
 
 
 def message_problems(messages: Any) -> list[str]:
@@ -203,7 +232,7 @@ def message_problems(messages: Any) -> list[str]:
         return ["prompt (or messages) is no list of messages with the texts role and content"]
     roles = " ".join(message["role"] for message in messages)
     if not re.fullmatch(r"(system )?(user assistant )*user", roles):
-        return [f"the roles are {roles!r:.80}; expected 'system user' (more turns may stand between)"]
+        return [f"the roles are {roles!r:.{MAX_QUOTE}}; expected 'system user' (more turns may stand between)"]
     tags = Counter({message["role"]: 0 for message in messages})
     for message in messages:
         tags[message["role"]] += message["content"].count("<image>")
@@ -233,9 +262,10 @@ def mend(text: str) -> str:
 
 
 def image_of(image: Any) -> bytes | str | None:
-    """Returns the bytes of an image column's entry, else its path, else None."""
+    """Returns the bytes of an image column's entry, else its path or base64 text, else None."""
     if isinstance(image, dict):
-        image = image.get("bytes") or image.get("path")
+        content = image.get("bytes") or image.get("path")
+        image = None if content is image.get("bytes") and isinstance(content, str) else content
     return image if isinstance(image, (bytes, str)) and image else None
 
 
@@ -246,18 +276,38 @@ def find_image(path: str) -> Path:
         DataFileError: There is none, or it is an address.
     """
     if re.match(r"(https?|data):", path):
-        raise DataFileError(f"the image is {path[:40]!r}; expected bytes or a file on this machine")
+        raise DataFileError(f"the image is {path[:40]!r}; expected bytes, base64 or a file on this machine")
+    if place := _file_at(path):
+        return place
     root = os.environ.get("ROOT_IMAGE_DIR")
-    for place in (Path(path), Path(root or "", path).expanduser()):
-        if place.is_file():
-            return place
     where = f"ROOT_IMAGE_DIR={root}" if root else f"ROOT_IMAGE_DIR (not set) or {Path.cwd()}"
-    raise DataFileError(f"the image file is not in {where}: {path!r}")
+    raise DataFileError(f"the image file is not in {where}: {path!r:.{MAX_QUOTE}}")
+
+
+def _file_at(path: str) -> Path | None:
+    with contextlib.suppress(OSError, RuntimeError, ValueError):  # no name that a file can have
+        for place in (Path(path), Path(os.environ.get("ROOT_IMAGE_DIR") or "", path).expanduser()):
+            if place.is_file():
+                return place
+    return None
+
+
+def inline_image(text: str) -> bytes | None:
+    """Returns what a text holds in base64, bare or as a `data:` address, or None for a path. As swift tells them."""
+    if not (address := re.match(r"data:[^,]+;base64,", text)) and len(text) <= LONGEST_PATH and _file_at(text):
+        return None
+    try:
+        return base64.b64decode("".join(text[address.end() if address else 0 :].split()), validate=True)
+    except ValueError:
+        return None
 
 
 def read_image(image: bytes | str) -> bytes:
-    """Returns the bytes of an image that is there as such or as a path."""
-    return image if isinstance(image, bytes) else find_image(image).read_bytes()
+    """Returns the bytes of an image that is there as such, in base64 or as a path."""
+    if isinstance(image, bytes):
+        return image
+    content = inline_image(image.strip())
+    return find_image(image.strip()).read_bytes() if content is None else content
 
 
 def look(images: Sequence[bytes | str | None]) -> list[ImageFacts]:
@@ -274,13 +324,14 @@ def _look(image: bytes | str | None) -> ImageFacts:
             with Image.open(io.BytesIO(read_image(image))) as opened:
                 opened.load()
                 width, height = opened.size
-                mode = "RGBA" if opened.has_transparency_data else "RGB"
-                pixels = (opened if opened.mode == mode else opened.convert(mode)).tobytes()
-    except (DataFileError, OSError) as error:
-        reason = str(error) if isinstance(error, DataFileError) else f"the image does not decode: {error}"
-        return ImageFacts(re.sub(r"<_io.BytesIO object at \w+>", "its bytes", reason))
+                # Swift's load_image drops transparency in the same way: this is what the model sees.
+                pixels = (opened if opened.mode == "RGB" else opened.convert("RGB")).tobytes()
+    except DataFileError as error:
+        return ImageFacts(str(error))
     except Exception as error:  # noqa: BLE001 - Pillow's readers raise anything on damaged bytes
-        return ImageFacts(f"the image does not decode: {type(error).__name__}: {error}")
+        reason = re.sub(r"<_io.BytesIO object at \w+>", "its bytes", str(error))
+        kind = "" if isinstance(error, OSError) else f"{type(error).__name__}: "
+        return ImageFacts(f"the image does not decode: {kind}{reason:.{MAX_QUOTE}}")
     if max(width, height) > MAX_RATIO * min(width, height):
         return ImageFacts(f"a side of the image is more than {MAX_RATIO} times the other; the template refuses it")
     digest = hashlib.sha1(pixels, usedforsecurity=False)  # the fastest that processors bring instructions for
@@ -293,7 +344,9 @@ def _look(image: bytes | str | None) -> ImageFacts:
 
 
 def find_files(paths: Sequence[Path], hub: str) -> list[Path]:
-    """Returns the files to check: those named, those in a folder; official ones that a folder lacks are downloaded.
+    """Returns the files to check: those named, and those in a folder.
+
+    Missing official files are downloaded into a folder that is empty or holds one of them, unless `--out` wrote it.
 
     Raises:
         DataFileError: A path is no data file, or a download failed.
@@ -305,26 +358,37 @@ def find_files(paths: Sequence[Path], hub: str) -> list[Path]:
             continue
         if path.suffix in DATA_SUFFIXES or path.is_file():
             raise DataFileError(f"{path} is no file that ends in .parquet or .jsonl; expected one, or a folder")
-        there = sorted(file for suffix in DATA_SUFFIXES for file in path.glob(f"*{suffix}"))
+        there = data_files(path)
         missing = [name for name in OFFICIAL if not (path / name).is_file()]
-        if not there or (0 < len(missing) < len(OFFICIAL) and not any(map(is_prepared, there))):
-            download(path, missing, hub)
-            there = [path / name for name in OFFICIAL]
-        files += there
+        if not there or (missing and not any(map(is_prepared, there))):
+            if there and len(missing) == len(OFFICIAL):
+                print(
+                    f"{path} holds own data, which is checked alone; name another folder for the official files",
+                    file=sys.stderr,
+                )
+            else:
+                download(path, missing, hub)
+        files += data_files(path)
     return list(dict.fromkeys(files))
+
+
+def data_files(directory: Path) -> list[Path]:
+    """Returns the data files of a folder, by name."""
+    return sorted(file for suffix in DATA_SUFFIXES for file in directory.glob(f"*{suffix}"))
 
 
 def download(directory: Path, names: Sequence[str], hub: str) -> None:
     """Downloads official files with the hub's own client, which resumes what was interrupted.
 
     Raises:
-        DataFileError: The disk has no room, or the client failed; what has arrived stays for the next attempt.
+        DataFileError: The disk has no room, or the client failed; whole files stay for the next attempt, and parts if
+            the client goes on from them.
     """
     by_hand = f"Or put {', '.join(names)} into {directory} yourself."
     if hub == "none":
         raise DataFileError(f"{directory} lacks {', '.join(names)}; download them with --hub {' or '.join(HUBS)}")
     directory.mkdir(parents=True, exist_ok=True)
-    needed = sum(OFFICIAL[name].size for name in names)
+    needed = sum(max(0, OFFICIAL[name].size - arrived(directory, name, hub)) for name in names)
     require_room(directory, needed)
     print(f"downloading {len(names)} files, {needed / 1e9:.1f} GB, from {hub} into {directory}", file=sys.stderr)
     patterns = [f"*{name}" for name in names]
@@ -352,6 +416,19 @@ def download(directory: Path, names: Sequence[str], hub: str) -> None:
             place.rename(directory / name)
 
 
+def arrived(directory: Path, name: str, hub: str) -> int:
+    """Returns the bytes of an official file that an earlier download left and the hub's client goes on from.
+
+    ModelScope's keeps a single stream in NAME.incomplete and parallel ones in NAME_START_END. Hugging Face's keeps
+    HASH.SHA256.incomplete in its older versions; newer ones start a file anew.
+    """
+    patterns = {
+        "modelscope": (f"{name}.incomplete", f"{name}_*"),
+        "huggingface": (f"*.{OFFICIAL[name].sha256}.incomplete",),
+    }
+    return sum(part.stat().st_size for pattern in patterns[hub] for part in directory.rglob(pattern))
+
+
 def require_room(directory: Path, needed: int) -> None:
     """Raises `DataFileError` where a disk has less than `needed` bytes, and some to spare, left."""
     free = shutil.disk_usage(directory).free
@@ -369,7 +446,7 @@ def sha256_of(path: Path) -> str:
 
 
 def read_rows(path: Path) -> Iterator[list[Any]]:
-    """Yields the rows of a file, a few at a time; of a JSON line that can't be read, None.
+    """Yields the rows of a file, a few at a time; of a JSON line that can't be read or is nested too deep, None.
 
     Raises:
         DataFileError: The file is damaged.
@@ -396,9 +473,15 @@ def read_rows(path: Path) -> Iterator[list[Any]]:
 
 def _parse_line(line: bytes) -> Any:
     try:
-        return json.loads(line)
-    except ValueError:
+        value = json.loads(line)
+    except (ValueError, RecursionError):
         return None
+    return None if _is_deeper(value, MAX_DEPTH) else value
+
+
+def _is_deeper(value: Any, levels: int) -> bool:
+    items = value.values() if isinstance(value, dict) else value if isinstance(value, list) else None
+    return items is not None and (levels == 0 or any(_is_deeper(item, levels - 1) for item in items))
 
 
 def open_parquet(path: Path) -> tuple[pa.Schema, int]:
@@ -417,7 +500,7 @@ def open_parquet(path: Path) -> tuple[pa.Schema, int]:
         missing.append("prompt (or messages)")
     if missing:
         raise DataFileError(
-            f"{path} lacks the columns {', '.join(missing)}; it has {', '.join(schema.names)}. "
+            f"{path} lacks the columns {', '.join(missing)}; it has {', '.join(schema.names):.{MAX_QUOTE}}. "
             "docs/own_data.md describes each"
         )
     return schema, rows
@@ -466,15 +549,20 @@ def check_file(
         report.differs = not (sha256 and sha256.result() == official.sha256 and report.rows == official.rows)
         expected = f"{official.rows:,} rows, {official.size:,} bytes, {official.sha256[:8]}"
         report.snapshot = f"differs: {found}; published: {expected}" if report.differs else "as published"
+    if not report.rows:
+        report.snapshot += "; it holds no row"
     return report
 
 
 def _note_row(report: FileReport, row: Any, scoring_of: Callable[[object], object]) -> None:
-    for problem in row_problems(row, scoring_of):
+    problems = row_problems(row, scoring_of)
+    if not problems and report.path.suffix == ".jsonl" and (problem := arrow_problem(row)):
+        problems = [problem]
+    for problem in problems:
         report.problems[problem].append(report.rows)
     for note in row_notes(row):
         report.notes[note].append(report.rows)
-    report.sources[str(row.get("data_source")) if isinstance(row, dict) else "none"] += 1
+    report.sources[str(shorten(row.get("data_source"))) if isinstance(row, dict) else "none"] += 1
     report.rows += 1
 
 
@@ -485,6 +573,64 @@ def _note_images(report: FileReport, facts: Iterable[ImageFacts]) -> None:
         elif fact.digest and min(fact.width, fact.height) < MIN_SIDE:
             report.notes[f"a side of the image is under {MIN_SIDE} pixels; it is scaled up"].append(row)
         report.digests.append(fact.digest)
+
+
+def schema_conflict(paths: Sequence[Path]) -> str | None:
+    """Tells why swift can't join files, or returns None. It reads no more than schemas and the start of JSON lines.
+
+    `datasets` joins columns of equal types, and structs of which the fields that both have are of equal types. A column
+    without a value goes with all but a struct that comes later. What can't be read is passed over: reading it says why.
+    """
+    found: dict[str, tuple[str, Path]] = {}
+    for path in paths if len(paths) > 1 else ():
+        for column in _loaded_schema(path):
+            for name, kind in _fields(column.name, column.type) if column.name not in RETYPED else ():
+                earlier, place = found.setdefault(name, (kind, path))
+                if earlier == "null" and kind != "struct":
+                    found[name] = (kind, path)
+                elif kind not in ("null", earlier):
+                    return (
+                        f"swift can't join the files: {name} is {earlier:.{MAX_QUOTE}} in {place} and "
+                        f"{kind:.{MAX_QUOTE}} in {path}"
+                    )
+    return None
+
+
+def _loaded_schema(path: Path) -> Iterable[pa.Field]:
+    """Returns the columns as `datasets` reads them."""
+    if path.suffix == ".parquet":
+        with contextlib.suppress(pa.ArrowException, OSError):
+            return list(pq.read_schema(path))
+        return ()
+    import datasets  # noqa: PLC0415 - takes seconds
+
+    with contextlib.suppress(Exception), tempfile.TemporaryDirectory() as cache:  # its reader raises whatever comes
+        rows = datasets.load_dataset("json", data_files=str(path), split="train", streaming=True, cache_dir=cache)
+        return list(rows.features.arrow_schema)
+    return ()
+
+
+def _fields(name: str, kind: pa.DataType) -> Iterator[tuple[str, str]]:
+    """Yields a column and all fields inside its structs, each with its type in words."""
+    spelled = _spell(kind)
+    is_struct = spelled.startswith("struct")
+    yield name, "struct" if is_struct else spelled
+    for i in range(kind.num_fields if is_struct else 0):
+        yield from _fields(f"{name}.{kind[i].name}", kind[i].type)
+
+
+def _spell(kind: pa.DataType) -> str:
+    """Returns a type in words, equal for types that `datasets` takes for one."""
+    if pa.types.is_dictionary(kind):
+        return _spell(kind.value_type)
+    if isinstance(kind, pa.BaseExtensionType):
+        return "JSON of several types"
+    if pa.types.is_struct(kind):
+        return f"struct<{', '.join(sorted(f'{kind[i].name}: {_spell(kind[i].type)}' for i in range(kind.num_fields)))}>"
+    if _is_list(kind):
+        item = _spell(kind.value_type)
+        return item if item == "null" else f"{str(kind).split('<')[0]}<{item}>"
+    return str(kind)
 
 
 def _image(row: Any) -> bytes | str | None:
@@ -518,7 +664,9 @@ def unify(one: pa.DataType, other: pa.DataType, name: str) -> pa.DataType:
     if _is_list(one) and _is_list(other):
         return pa.list_(unify(one.value_type, other.value_type, f"{name}[]"))
     if pa.types.is_nested(one) or pa.types.is_nested(other):
-        raise DataFileError(f"column {name} is {one} in one file and {other} in another; make them one type")
+        raise DataFileError(
+            f"column {name} is {other!s:.{MAX_QUOTE}} here and {one!s:.{MAX_QUOTE}} before; make them one type"
+        )
     return _unify_plain(_plain(one), _plain(other))
 
 
@@ -551,31 +699,38 @@ def _plain(kind: pa.DataType) -> pa.DataType:
     return kind
 
 
-def common_schema(files: Iterable[Path]) -> pa.Schema:
+def common_schema(reports: Iterable[FileReport]) -> pa.Schema:
     """Returns the one schema that all files are written in: the official columns, then what own data adds.
 
     Raises:
         DataFileError: A column has types that do not go together.
     """
     types = {column.name: column.type for column in SCHEMA}
-    for path in files:
-        for schema in _schemas(path):
+    for report in reports:
+        for where, schema in _schemas(report):
             for column in schema:
-                name = "prompt" if column.name == "messages" else column.name
-                if name not in ("prompt", "images") and not name.startswith("__index_level_"):
-                    types[name] = unify(types.get(name, pa.null()), column.type, name)
+                name = column.name
+                if name not in ("prompt", "messages", "images") and not name.startswith("__index_level_"):
+                    try:
+                        types[name] = unify(types.get(name, pa.null()), column.type, name)
+                    except DataFileError as error:
+                        raise DataFileError(f"{where}: {error}") from None
     # A column without a single value has no type of its own.
     return pa.schema({name: TEXT if pa.types.is_null(kind) else kind for name, kind in types.items()})
 
 
-def _schemas(path: Path) -> Iterator[pa.Schema]:
+def _schemas(report: FileReport) -> Iterator[tuple[str, pa.Schema]]:
+    """Yields the schema of a parquet file, or of each good row of JSON lines, and where it is found."""
+    path, dropped, number = report.path, report.dropped, 0
     if path.suffix == ".parquet":
-        yield open_parquet(path)[0]
+        yield str(path), open_parquet(path)[0]
         return
     for rows in read_rows(path):
         for row in rows:  # one by one: equal columns of two rows may differ in type
-            if isinstance(row, dict):
-                yield pa.Table.from_pylist([{key: row[key] for key in row if key not in ("images", "messages")}]).schema
+            if number not in dropped:
+                columns = {key: row[key] for key in row if key not in ("prompt", "messages", "images")}
+                yield f"{path}, row {number}", pa.Table.from_pylist([columns]).schema
+            number += 1
 
 
 def fit(value: Any, kind: pa.DataType) -> Any:
@@ -593,11 +748,12 @@ def fit(value: Any, kind: pa.DataType) -> Any:
 
 def prepare(row: Mapping[str, Any], schema: pa.Schema) -> dict[str, Any]:
     """Returns a row that passed the check as `--out` writes it: the image as bytes, the tool schema mended."""
-    image = row["images"][0]
-    path = image.get("path") if isinstance(image, dict) else image
+    entry = row["images"][0]
+    image, path = image_of(entry) or b"", entry.get("path") if isinstance(entry, dict) else entry
+    if isinstance(image, str) and inline_image(image.strip()) is not None:
+        path = None  # it is the image itself
     messages = [{**message, "content": mend(message["content"])} for message in messages_of(row)]
-    content = read_image(image_of(image) or b"")
-    row = {**row, "prompt": messages, "images": [{"bytes": content, "path": path}]}
+    row = {**row, "prompt": messages, "images": [{"bytes": read_image(image), "path": path}]}
     return {column.name: fit(row.get(column.name), column.type) for column in schema}
 
 
@@ -633,24 +789,53 @@ def split(reports: Sequence[FileReport], count: int, seed: int) -> set[tuple[int
     return chosen
 
 
+def choose(reports: Sequence[FileReport], holdout: int, seed: int) -> set[tuple[int, int]]:
+    """Returns what `split` does.
+
+    Raises:
+        DataFileError: A file would be left without a row, which swift can't load; that goes for the held-out one too.
+    """
+    good = [report.rows - len(report.dropped) for report in reports]
+    if bare := [str(report.path) for report, rows in zip(reports, good, strict=True) if not rows]:
+        raise DataFileError(f"there is no good row to write in {', '.join(bare)}; mend the rows or leave the file out")
+    chosen = split(reports, holdout, seed) if holdout else set()
+    held = Counter(file for file, _ in chosen)
+    if bare := [str(report.path) for file, report in enumerate(reports) if held[file] == good[file]]:
+        raise DataFileError(
+            f"--holdout {holdout} leaves no row to train on of {', '.join(bare)}; "
+            f"hold out fewer than the {sum(good):,} good rows in all"
+        )
+    if holdout and not chosen:
+        raise DataFileError(f"--holdout {holdout} finds no row: those that share an image stay together, and are more")
+    return chosen
+
+
 class Writer:
     """Writes rows to a parquet file in groups of bounded size, at first under another name."""
 
     def __init__(self, path: Path, schema: pa.Schema) -> None:
-        """Opens `path` with `.part` added to its name."""
+        """Opens `path` with `.part` added to its name.
+
+        Raises:
+            DataFileError: Parquet has no such type, as for objects without a key.
+        """
         self.rows = 0
         self._path = path
         self._part = path.with_name(f"{path.name}.part")
         self.schema = schema.with_metadata({PREPARED: b"1"})
         self._group: list[dict[str, Any]] = []
         self._bytes = 0
-        self._writer = pq.ParquetWriter(
-            self._part,
-            self.schema,
-            compression={"images.list.element.bytes": "NONE"},  # they are compressed already
-            use_dictionary=["data_source", "ability", "env_name", "prompt.list.element.content"],
-            write_batch_size=BATCH_ROWS,  # small pages: readers hold a page at a time
-        )
+        try:
+            self._writer = pq.ParquetWriter(
+                self._part,
+                self.schema,
+                compression={"images.list.element.bytes": "NONE"},  # they are compressed already
+                use_dictionary=["data_source", "ability", "env_name", "prompt.list.element.content"],
+                write_batch_size=BATCH_ROWS,  # small pages: readers hold a page at a time
+            )
+        except pa.ArrowException as error:
+            self._part.unlink(missing_ok=True)
+            raise DataFileError(f"a column can't be written as parquet: {error}") from error
 
     def add(self, row: dict[str, Any]) -> None:
         """Appends a row."""
@@ -687,7 +872,8 @@ def write(reports: Sequence[FileReport], out: Path, holdout: int, seed: int) -> 
         Rows written, by file name.
 
     Raises:
-        DataFileError: `out` already holds such a file, has no room, or column types do not go together.
+        DataFileError: `out` already holds such a file or has no room, a file would be without a row, or column types do
+            not go together.
     """
     names = [f"{report.path.stem}.parquet" for report in reports]
     names += [HOLDOUT_NAME] if holdout else []
@@ -695,8 +881,8 @@ def write(reports: Sequence[FileReport], out: Path, holdout: int, seed: int) -> 
         raise DataFileError(f"two files would be written as one: {', '.join(sorted(names))}; rename one of them")
     if there := [name for name in names if (out / name).exists()]:
         raise DataFileError(f"{out} already has {', '.join(there)}; name a new folder")
-    schema = common_schema(report.path for report in reports)
-    chosen = split(reports, holdout, seed) if holdout else set()
+    chosen = choose(reports, holdout, seed)
+    schema = common_schema(reports)
     out.mkdir(parents=True, exist_ok=True)
     require_room(out, sum(report.path.stat().st_size for report in reports))
     writers = [Writer(out / name, schema) for name in names]
@@ -780,7 +966,7 @@ def describe(reports: Sequence[FileReport]) -> str:
     return "\n".join(lines)
 
 
-def as_json(reports: Sequence[FileReport], written: Mapping[str, int]) -> str:
+def as_json(reports: Sequence[FileReport], conflict: str | None, written: Mapping[str, int]) -> str:
     """Returns the same for machines."""
     files = [
         {
@@ -795,7 +981,7 @@ def as_json(reports: Sequence[FileReport], written: Mapping[str, int]) -> str:
         }
         for report in reports
     ]
-    return json.dumps({"files": files, "written": dict(written)}, indent=2, ensure_ascii=False)
+    return json.dumps({"files": files, "conflict": conflict, "written": dict(written)}, indent=2, ensure_ascii=False)
 
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -803,7 +989,8 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="bash deepeyes.sh data",
         description="Fetch the official data, check every row of it or of own data, and write it mended.",
-        epilog="Exit status: 0 all well, 1 rows to drop or a file that is not the published one, 2 no check was made.",
+        epilog="Exit status: 0 all well; 1 rows to drop, no row, a file that is not the published one, or files that "
+        "swift can't join; 2 no check was made, or nothing is left to write.",
     )
     parser.add_argument("paths", nargs="+", type=Path, metavar="PATH", help="a folder, or .parquet and .jsonl files")
     parser.add_argument(
@@ -848,19 +1035,21 @@ def run(options: argparse.Namespace) -> int:
         raise DataFileError(f"no .parquet or .jsonl files in {', '.join(map(str, options.paths))}")
     with make_pool(options.workers) as pool:
         reports = [check_file(path, pool, options.workers, settings.scoring_of) for path in files]
+    conflict = None if options.out else schema_conflict(files)
+    if not options.json:
+        print(describe(reports))
+    if conflict and not options.json:
+        mend_it = shlex.join(["bash", "deepeyes.sh", "data", *map(str, options.paths), "--out", "prepared"])
+        print(f"\n{conflict}. Write them alike: {mend_it}")
     written = write(reports, options.out, options.holdout, options.seed) if options.out else {}
     if options.json:
-        print(as_json(reports, written))
-    else:
-        print(describe(reports))
-        if written:
-            print(f"\nWritten to {options.out}:")
-            print("\n".join(f"  {name}: {rows:,} rows" for name, rows in written.items()))
-            if 0 < written.get(HOLDOUT_NAME, 0) < options.holdout:
-                print(f"  (not {options.holdout:,}: rows that share an image stay together)")
-    if written:
-        return 0
-    return int(any(report.differs or report.problems for report in reports))
+        print(as_json(reports, conflict, written))
+    elif written:
+        print(f"\nWritten to {options.out}:")
+        print("\n".join(f"  {name}: {rows:,} rows" for name, rows in written.items()))
+        if written.get(HOLDOUT_NAME, 0) < options.holdout:
+            print(f"  (not {options.holdout:,}: rows that share an image stay together)")
+    return int(conflict is not None or not all(report.sound for report in reports))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

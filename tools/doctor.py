@@ -63,8 +63,13 @@ MIN_JUDGE_BILLIONS = 32  # with weaker judges, tool use collapses
 SCRIPT_TIMEOUT = 30.0  # seconds for a dry run of a script
 HTTP_TIMEOUT = 5.0  # seconds for one reply of a server
 JUDGE_PATIENCE = 8.0  # seconds for the two sample questions
+JUDGE_SAMPLE = ("What colour is the car next to the gate?", "The car next to the gate is red.")
+JUDGE_SAMPLE_ANSWERS = {"It is red.": True, "It is blue.": False}
 MEGATRON_PACKAGES = ("megatron-core", "mcore-bridge", "transformer-engine")
-MEGATRON_MEND = "pip install megatron-core mcore-bridge 'transformer-engine[pytorch]'  # or LAYOUT=train8"
+MEGATRON_MEND = (
+    f"uv pip install --python {shlex.quote(sys.executable)} megatron-core mcore-bridge 'transformer-engine[pytorch]'"
+    "  # or LAYOUT=train8"
+)
 ROW_TIMEOUT = 240.0  # seconds to import swift and load one row; ten on an idle machine
 DEMO_GIGABYTES = {"memory": 6.0, "disk": 3.0}
 
@@ -76,7 +81,7 @@ CHECKPOINT_BYTES = {"full": 14.0, "lora": 0.2}  # a parameter, with the optimize
 
 # Variables of the plugin that change what a trajectory is, so that both sides must have the same.
 SHARED_VARIABLES = ("MAX_PIXELS", "DEEPEYES_RULES", "DEEPEYES_COORDINATES", "DEEPEYES_CROP_SOURCE", "DEEPEYES_SOURCES")
-SHARED_OPTIONS = ("model", "multi_turn_scheduler", "max_turns", "vllm_max_model_len")
+SHARED_OPTIONS = ("model", "multi_turn_scheduler", "max_turns", "max_pixels", "vllm_max_model_len")
 
 
 class Level(str, Enum):
@@ -405,13 +410,14 @@ def _reason(error: OSError) -> object:
     return getattr(error, "reason", error)  # urllib wraps what happened
 
 
-def is_free(host: str, port: int) -> bool:
-    """Tells whether nothing accepts connections there."""
-    try:
-        with socket.create_connection((_reachable(host), port), timeout=HTTP_TIMEOUT):
+def is_free(port: int) -> bool:
+    """Tells whether swift could bind a port: on every address, as it does before it takes the next port in silence."""
+    with socket.socket() as probe:
+        try:
+            probe.bind(("", port))
+        except OSError:
             return False
-    except OSError:
-        return True
+    return True
 
 
 def _reachable(host: str) -> str:
@@ -443,7 +449,7 @@ def models_of(base: str, key: str) -> list[str] | None:
 
 def check_port(check: str, host: str, port: int, variable: str, is_ours: Callable[[str], bool]) -> list[Finding]:
     """Tells whether a port is free, or held by the very server that is about to be started."""
-    if is_free(host, port):
+    if is_free(port):
         return [Finding(check, Level.OK, f"{host}:{port} is free")]
     try:
         ours = is_ours(f"http://{_reachable(host)}:{port}")
@@ -514,8 +520,7 @@ def judge_size(model: str) -> Finding:
 
 def _ask_judge(core: ModuleType, url: str) -> Finding:
     settings = replace(core.SETTINGS.judge, urls=(url,), patience=JUDGE_PATIENCE, timeout=JUDGE_PATIENCE)
-    text = ("What colour is the car next to the gate?", "The car next to the gate is red.")
-    questions = [core.Question(core.Scoring.VISUAL, *text, answer) for answer in ("It is red.", "It is blue.")]
+    questions = [core.Question(core.Scoring.VISUAL, *JUDGE_SAMPLE, answer) for answer in JUDGE_SAMPLE_ANSWERS]
     client, start = core.JudgeClient(settings), time.monotonic()
     try:
         verdicts = client.verdicts(questions)
@@ -524,7 +529,7 @@ def _ask_judge(core: ModuleType, url: str) -> Finding:
     finally:
         client.close()
     took = f"in {time.monotonic() - start:.1f} s"
-    if [verdict.correct for verdict in verdicts] == [True, False]:
+    if [verdict.correct for verdict in verdicts] == list(JUDGE_SAMPLE_ANSWERS.values()):
         return Finding("judge verdicts", Level.OK, f"two of two are right, {took}")
     said = ["no verdict" if verdict.source == "unparseable" else str(int(verdict.correct)) for verdict in verdicts]
     found = f"a right answer got {said[0]}, a wrong one {said[1]}, {took}; expected 1 and 0"
@@ -579,7 +584,10 @@ def compare_rollout(plan: Plan, server: Command | None, mend: str) -> list[Findi
     ours = {**os.environ, **plan.rollout.environment}
     pairs = {name: (server.get(name), plan.rollout.get(name)) for name in SHARED_OPTIONS}
     pairs |= {name: (server.environment.get(name, ""), ours.get(name, "")) for name in SHARED_VARIABLES}
-    pairs["max_turns"] = (server.get("max_turns"), plan.train.get("max_turns"))
+    for name in ("max_turns", "max_pixels"):
+        pairs[name] = (server.get(name), plan.train.get(name))
+    if server.number("vllm_max_model_len", 0) > plan.rollout.number("vllm_max_model_len", 0):
+        del pairs["vllm_max_model_len"]  # more room does no harm
     differ = [
         f"{name} is {there or 'unset'} there, {here or 'unset'} here"
         for name, (there, here) in pairs.items()
@@ -633,7 +641,7 @@ def check_data(plan: Plan, scoring_of: Callable[[object], object]) -> list[Findi
     if not names:
         return [Finding("data", Level.ERROR, "no dataset is named", mend)]
     registered = _registered(plan.train.get("custom_dataset_info"))
-    findings = []
+    findings, there = [], []
     for name in names:
         path = Path(registered.get(name, name)).expanduser()
         if path.suffix not in data.DATA_SUFFIXES:
@@ -648,7 +656,13 @@ def check_data(plan: Plan, scoring_of: Callable[[object], object]) -> list[Findi
                 )
             )
         else:
+            there.append(path)
             findings.append(_check_rows(path, scoring_of))
+    if conflict := data.schema_conflict(there):
+        mend = (
+            f"{shlex.join(['bash', 'deepeyes.sh', 'data', *map(str, there), '--out', 'prepared'])}  # writes them alike"
+        )
+        findings.append(Finding("data", Level.ERROR, conflict, mend))
     return findings
 
 
@@ -751,7 +765,7 @@ def load_row(order: Mapping[str, Any]) -> dict[str, Any]:
 # The report
 
 
-def checks_of(plan: Plan, core: ModuleType, *, quick: bool) -> list[Callable[[], list[Finding]]]:
+def checks_of(plan: Plan, core: ModuleType, *, quick: bool, rollout: str) -> list[Callable[[], list[Finding]]]:
     """Returns the checks for a plan, in the order of the report."""
     names = list(PACKAGES)
     if plan.purpose in ("rollout", "judge") or plan.train.get("use_vllm") == "true":
@@ -774,9 +788,12 @@ def checks_of(plan: Plan, core: ModuleType, *, quick: bool) -> list[Callable[[],
             lambda: check_server_gpus("the rollout server", "ROLLOUT_GPUS", plan.rollout),
             lambda: check_port("port", host, port, "ROLLOUT_PORT", lambda base: engine_of(base) is not None),
         ]
-    checks += [lambda: check_train_gpus(plan), lambda: check_judge(core)]
+    server: list[Callable[[], list[Finding]]] = []
     if _has_rollout_server(plan.train):
-        checks.append(lambda: check_rollout(plan))
+        server = [lambda: check_rollout(plan)]
+    if rollout == "only":
+        return server
+    checks += [lambda: check_train_gpus(plan), lambda: check_judge(core), *(server if rollout == "check" else [])]
     checks += [
         lambda: check_data(plan, core.SETTINGS.scoring_of),
         lambda: check_training(plan),
@@ -798,8 +815,15 @@ def _judge_checks(command: Command, core: ModuleType) -> list[Callable[[], list[
     return [check_start_or_run]
 
 
-def examine(purpose: str, extra: Sequence[str], *, quick: bool) -> list[Finding]:
-    """Runs all checks for a purpose, side by side, and returns their findings in order."""
+def examine(purpose: str, extra: Sequence[str], *, quick: bool, rollout: str = "check") -> list[Finding]:
+    """Runs the checks for a purpose, side by side, and returns their findings in order.
+
+    Args:
+        purpose: One of `PURPOSES`.
+        extra: Arguments that would be handed to swift.
+        quick: Leave out the row that is loaded with swift.
+        rollout: Of training, whether to `check` the rollout server, `skip` it or look at it `only`.
+    """
     try:
         core = plugin_core.load()
     except ValueError as error:
@@ -808,8 +832,8 @@ def examine(purpose: str, extra: Sequence[str], *, quick: bool) -> list[Finding]
         plan = make_plan(purpose, extra)
     except (PlanError, OSError, subprocess.SubprocessError, ValueError) as error:
         return [*check_python(), *check_packages(PACKAGES), Finding("settings", Level.ERROR, str(error))]
-    checks = checks_of(plan, core, quick=quick)
-    with ThreadPoolExecutor(len(checks)) as pool:
+    checks = checks_of(plan, core, quick=quick, rollout=rollout)
+    with ThreadPoolExecutor(max(1, len(checks))) as pool:
         return [finding for findings in pool.map(_guarded, checks) for finding in findings]
 
 
@@ -849,8 +873,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--for", dest="purpose", choices=PURPOSES, default="train", help="what is to run (%(default)s)")
     parser.add_argument("--json", action="store_true", help="print a list of findings as JSON")
     parser.add_argument("--quick", action="store_true", help="leave out the row that is loaded with swift")
+    parser.add_argument(
+        "--rollout",
+        choices=("check", "skip", "only"),
+        default="check",
+        help="of training: leave the rollout server out, or look at nothing else (%(default)s)",
+    )
     options = parser.parse_args(words[:cut])
-    findings = examine(options.purpose, words[cut + 1 :], quick=options.quick)
+    findings = examine(options.purpose, words[cut + 1 :], quick=options.quick, rollout=options.rollout)
     print(json.dumps([finding._asdict() for finding in findings], indent=2) if options.json else show(findings))
     return int(any(finding.level is Level.ERROR for finding in findings))
 
