@@ -179,9 +179,29 @@ class TestVerdict:
         after = {**AFTER, mode: outcome(**figures)}
         assert not demo.judge(BEFORE, after, 0.16)[0]
 
+    @pytest.mark.parametrize(("hits", "learned"), [(0.6, True), (0.28, False)])
+    def test_short_form_wants_places_above_chance(self, hits: float, learned: bool) -> None:  # noqa: FBT001
+        assert demo.judge(BEFORE, {**AFTER, "TRUE_CROP": outcome(hits=hits)}, 0.16, short=True)[0] is learned
+
     def test_interval_is_wilsons(self) -> None:
         assert np.allclose(demo_run.interval(0.5, 100), (0.4038, 0.5962), atol=1e-4)
         assert np.allclose(demo_run.interval(0.0, 100), (0.0, 0.0370), atol=1e-4)
+
+
+class TestConsole:
+    """Progress lines."""
+
+    def test_time_left_is_that_of_the_steps_and_starts_anew_with_them(
+        self, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        clock = iter(range(0, 1000, 20))
+        monkeypatch.setattr(demo.time, "monotonic", lambda: next(clock))  # every look at it is 20 seconds later
+        console = demo.Console(1)
+        console.stage("grpo")
+        for step in (1, 2, 4, 1):
+            console.step(step, 4, "reward 1")
+        ends = [line.partition("reward 1")[2] for line in capsys.readouterr().out.splitlines()[1:]]
+        assert ends == ["", "  1:20 left", "  0:00 left", ""]
 
 
 class TestCache:
@@ -208,6 +228,7 @@ class TestCache:
         [
             ({"DEEPEYES_CACHE": "/a"}, "/a"),
             ({"XDG_CACHE_HOME": "/b"}, "/b/deepeyes-swift"),
+            ({"DEEPEYES_CACHE": "here"}, f"{Path.cwd()}/here"),  # the stages run in another folder
         ],
     )
     def test_cache_is_where_the_user_wants_it(self, env: dict[str, str], expected: str) -> None:
@@ -349,9 +370,14 @@ class TestPlot:
     """The picture of the curves."""
 
     def test_curves_of_a_run_become_a_png(self, tmp_path: Path) -> None:
-        steps = [{"reward": at / 10, "accuracy": at / 20, "tool": at / 20, "turns": 1 + at / 20} for at in range(20)]
+        steps = [dict.fromkeys(("reward", "accuracy", "tool_use", "turns"), at / 20) for at in range(20)]
         demo_plot.draw(steps, tmp_path / "demo.png")
         assert Image.open(tmp_path / "demo.png").width > 1000
+
+    def test_tool_use_is_read_from_the_trace(self, tmp_path: Path) -> None:
+        lines = [{"step": step, "num_zooms": zooms} for step, zooms in ((1, 0), (1, 2), (2, 1), (2, 1))]
+        (tmp_path / "trajectories-0.jsonl").write_text("".join(f"{json.dumps(line)}\n" for line in lines))
+        assert demo_run.read_tool_use(tmp_path) == [0.5, 1.0]
 
     def test_mean_trails(self) -> None:
         assert demo_plot.trailing_mean([1, 2, 3, 4], window=2) == [1, 1.5, 2.5, 3.5]

@@ -25,7 +25,7 @@ from swift.rollout import invoke_async_hook, run_multi_turn
 import deepeyes_plugin as plugin
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
 MAX_TURNS = 2
 MAX_TOKENS = 60
@@ -68,12 +68,14 @@ class Outcome:
 class Evaluator:
     """A checkpoint behind swift's transformers engine."""
 
-    def __init__(self, checkpoint: Path) -> None:
+    def __init__(self, checkpoint: Path, progress: Callable[[int, int], object] = lambda *_: None) -> None:
         """Load a checkpoint.
 
         Args:
             checkpoint: Its directory.
+            progress: Told how many of how many turns are written, after each batch.
         """
+        self._progress = progress
         self._engine = TransformersEngine(
             str(checkpoint),
             model_type="qwen2_5_vl",
@@ -128,7 +130,10 @@ class Evaluator:
         return again
 
     def _roll_out(self, requests: list[RolloutInferRequest], *_: Any) -> list[RolloutOutput]:
-        responses = self._engine.infer(requests, self._config, use_tqdm=False)
+        responses = []
+        for start in range(0, len(requests), BATCH_SIZE):
+            responses += self._engine.infer(requests[start : start + BATCH_SIZE], self._config, use_tqdm=False)
+            self._progress(len(responses), len(requests))
         return [RolloutOutput(response=response) for response in responses]
 
 
@@ -185,7 +190,7 @@ def outcome_of(
 
 
 def main() -> None:
-    """Measure a checkpoint, and write an `Outcome` with its mode to `logging.jsonl` as each is done."""
+    """Measure a checkpoint; write progress, and an `Outcome` with its mode as each is done, to `logging.jsonl`."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("checkpoint", type=Path)
     parser.add_argument("--split", required=True, help="name of the pictures' stream of random numbers")
@@ -197,8 +202,12 @@ def main() -> None:
     pictures = task.sample_pictures(options.count, seed=options.seed, split=options.split)
     rows = [task.row(index, picture, options.split) for index, picture in enumerate(pictures)]
     boxes = [picture.box for picture in pictures]
-    evaluator = Evaluator(options.checkpoint)
     with (options.output_dir / "logging.jsonl").open("w", encoding="utf-8", buffering=1) as file:
+
+        def write(line: dict[str, Any]) -> None:
+            file.write(json.dumps(line) + "\n")
+
+        evaluator = Evaluator(options.checkpoint, lambda done, of: write({"step": done, "steps": of}))
         outputs = evaluator.answer(rows, seed=options.seed)
         for mode in options.modes:
             if Mode[mode] is Mode.BLANK_CROP:
@@ -208,7 +217,7 @@ def main() -> None:
                 shown = evaluator.answer(rows, begun_with=direct, seed=options.seed)
             else:
                 shown = outputs
-            file.write(json.dumps({"mode": mode, **asdict(outcome_of(rows, boxes, shown))}) + "\n")
+            write({"mode": mode, **asdict(outcome_of(rows, boxes, shown))})
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 WINDOW = 5
 """Steps over which the line averages."""
-PANELS = {"reward": "reward", "accuracy": "accuracy", "tool": "right answers after a zoom", "turns": "turns"}
+PANELS = {"reward": "reward", "accuracy": "accuracy", "tool_use": "tool use", "turns": "turns"}
 
 
 def trailing_mean(values: list[float], window: int = WINDOW) -> list[float]:
@@ -26,7 +26,7 @@ def draw(steps: list[dict[str, float]], path: Path) -> None:
     """Draw one panel a figure: every step as a point, the trailing mean as a line.
 
     Args:
-        steps: The figures of each step, as of `demo_run.summary_of`.
+        steps: The figures of each step, by the names of the panels.
         path: The PNG to write.
     """
     figure, axes = plt.subplots(1, len(PANELS), figsize=(4 * len(PANELS), 3.2), layout="constrained")

@@ -33,6 +33,8 @@ MALLOC = ":".join(
     for name in ("hugetlb=1", "mmap_max=0", "arena_max=1", "trim_threshold=17179869184", "top_pad=268435456")
 )
 """Keeps freed memory, in huge pages, for the next step: a third of the time went into faulting in fresh logits."""
+PACKAGES = ("ms-swift", "torch", "transformers", "trl", "qwen-vl-utils", "pillow", "numpy")
+"""Their versions are a part of what made a stage."""
 Z95 = 1.959964
 """Two-sided 95 % quantile of the normal distribution."""
 MODEL_ARGUMENTS = ("--model_type", "qwen2_5_vl", "--template", "qwen2_5_vl", "--torch_dtype", "float32")
@@ -54,7 +56,7 @@ class DemoError(RuntimeError):
 def cache_directory(env: Mapping[str, str]) -> Path:
     """Find the cache: `DEEPEYES_CACHE`, or a folder in the user's cache."""
     if named := env.get("DEEPEYES_CACHE"):
-        return Path(named)
+        return Path(named).expanduser().resolve()
     return Path(env.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "deepeyes-swift"
 
 
@@ -104,8 +106,9 @@ class Cache:
             made_by: All that the result follows from; anything that JSON can hold.
             make: Fills a new folder. When it fails, the folder is kept apart, for its logs, and is never reused.
         """
-        versions = [version(package) for package in ("ms-swift", "torch", "transformers")]
-        key = hashlib.sha256(json.dumps([name, made_by, versions], sort_keys=True).encode()).hexdigest()[:12]
+        versions = [version(package) for package in PACKAGES]
+        threads = os.environ.get("OMP_NUM_THREADS") or len(os.sched_getaffinity(0))  # they round sums differently
+        key = hashlib.sha256(json.dumps([name, made_by, versions, threads], sort_keys=True).encode()).hexdigest()[:12]
         folder = self.directory / f"{name}-{key}"
         if folder.is_dir():
             self._tell(f"reused from {folder}")
@@ -263,19 +266,28 @@ def summary_of(step: Mapping[str, Any]) -> dict[str, float]:
     }
 
 
-def grpo_words(model: Path, dataset: Path, *, steps: int, batch: int, generations: int) -> list[str]:
+def read_tool_use(trace: Path) -> list[float]:
+    """Read the share of trajectories that zoomed, a number a step, from the trace of a run that wrote all of them."""
+    zoomed: dict[int, list[bool]] = {}
+    for file in trace.glob("trajectories-*.jsonl"):
+        for line in _Lines(file).new():
+            zoomed.setdefault(line["step"], []).append(line["num_zooms"] > 0)
+    return [sum(zoomed[step]) / len(zoomed[step]) for step in sorted(zoomed)]
+
+
+def grpo_words(*, steps: int, batch: int, generations: int) -> list[str]:
     """Give the command line of `swift rlhf` with the plugin, as far as both forms of the demo share it.
 
     A step's trajectories are generated together, but trained on four at a time: each holds logits over the whole
     vocabulary for a hundred tokens, and sixteen of them would take five gigabytes.
     """
     return [
-        *("--rlhf_type", "grpo", "--model", str(model), *MODEL_ARGUMENTS, *TRAINING_ARGUMENTS),
+        *("--rlhf_type", "grpo", *MODEL_ARGUMENTS, *TRAINING_ARGUMENTS),
         *("--external_plugins", str(PLUGIN), str(ROOT / "tools" / "demo_sampling.py")),
         *("--multi_turn_scheduler", "deepeyes_scheduler", "--max_turns", "2", "--use_vllm", "false"),
         *("--reward_funcs", "deepeyes_reward", "deepeyes_accuracy", "deepeyes_format", "deepeyes_tool"),
         *("--reward_weights", "1", "0", "0", "0"),
-        *("--dataset", str(dataset), "--columns", '{"prompt": "messages"}', "--remove_unused_columns", "false"),
+        *("--columns", '{"prompt": "messages"}', "--remove_unused_columns", "false"),
         *("--max_steps", str(steps), "--per_device_train_batch_size", str(MICRO_BATCH)),
         *("--gradient_accumulation_steps", str(batch // MICRO_BATCH)),
         *("--num_generations", str(generations), "--loss_type", "bnpo", "--beta", "0"),
