@@ -1763,22 +1763,26 @@ def _log_failure(done: Future[None]) -> None:
 def spread(groups: Sequence[Any], limit: int) -> list[int]:
     """Chooses places of whole groups, up to `limit` places.
 
-    The choice is the same in every process, so that a group which lies in two of them is whole in the end.
+    Where a choice is needed, groups smaller than the largest are passed over: they go on in another process, which
+    chooses by itself and might leave its part out. That holds as long as this process has one group whole.
 
     Args:
         groups: The group of each place.
         limit: How many places at the most.
 
     Returns:
-        Places in rising order. Where not even one group fits, the first `limit` places of one group.
+        Places in rising order. Where the largest group does not fit, smaller ones; where none fits, the first `limit`
+        places of one.
     """
     members: dict[Any, list[int]] = {}
     for place, group in enumerate(groups):
         members.setdefault(group, []).append(place)
     order = sorted(members, key=lambda group: hashlib.sha256(repr(group).encode()).digest())
+    largest = max(map(len, members.values()), default=0)
+    least = largest if largest <= limit < len(groups) else 0
     chosen: list[int] = []
     for group in order:
-        if len(chosen) + len(members[group]) <= limit:
+        if len(members[group]) >= least and len(chosen) + len(members[group]) <= limit:
             chosen += members[group]
     return sorted(chosen or [place for group in order[:1] for place in members[group][:limit]])
 

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 COLOURS = {"red": (200, 30, 30), "green": (30, 160, 40), "blue": (40, 60, 210), "white": (250, 250, 250)}
 GREY = (128, 128, 128)
 SIZE = (320, 240)
+MODEL = {"id": "org/scripted-7b", "object": "model"}
 
 
 def picture(colour: str, x: int) -> bytes:
@@ -151,11 +152,16 @@ def always_a(_seen: Seen) -> str:
 
 @dataclass
 class Script:
-    """An endpoint: its model, the patch size and the fewest tokens of an image there, and what it was asked."""
+    """An endpoint: its model, the patch size and the fewest tokens of an image there, and what it was asked.
+
+    `check` replies where the view is checked, and `models` is what it lists.
+    """
 
     policy: Callable[[Seen], Any]
     patch: int = 14
     least: int = 0
+    check: Callable[[Seen], Any] = lambda _: "x"
+    models: list[dict[str, str]] = field(default_factory=lambda: [MODEL])
     seen: list[Seen] = field(default_factory=list)
     url: str = ""
 
@@ -181,8 +187,8 @@ class Script:
             "prompt_tokens": sum(len(re.sub(r"\[image \d\]", "", text)) for text in texts) + sum(pixels),
             "completion_tokens": 7,
         }
-        if body["max_tokens"] == 1:  # the check of the view
-            said: Any = "x"
+        if 1 in (body.get("max_tokens"), body.get("max_completion_tokens")):  # the check of the view
+            said: Any = self.check(seen)
         else:
             self.seen.append(seen)
             said = self.policy(seen)
@@ -206,7 +212,7 @@ def serving(script: Any) -> Iterator[Any]:
         protocol_version = "HTTP/1.1"
 
         def do_GET(self) -> None:
-            self.send(200, {"object": "list", "data": [{"id": "org/scripted-7b", "object": "model"}]})
+            self.send(200, {"object": "list", "data": getattr(script, "models", [MODEL])})
 
         def do_POST(self) -> None:
             self.send(*script.reply(json.loads(self.rfile.read(int(self.headers["Content-Length"])))))

@@ -5,7 +5,9 @@ from __future__ import annotations
 import base64
 import json
 import re
-from dataclasses import replace
+import time
+from collections import Counter
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import eval as cli
@@ -45,6 +47,7 @@ from qwen_vl_utils import fetch_image, vision_process
 import deepeyes_plugin as plugin
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
 
@@ -157,7 +160,7 @@ class TestScores:
         assert (report["all"]["accuracy"], report["all"]["questions"], report["all"]["answers"]) == (0.25, 5, 20)
         assert report["options"] == "keep"
         assert set(report["categories"]) == {"single", "cross"}
-        assert report["notes"] == ["hrbench4k was published with 800 rows; 20 of them can be asked here"]
+        assert report["notes"][:-1] == ["hrbench4k was published with 800 rows; 20 of them can be asked here"]
 
     def test_perfect_endpoint_scores_all_on_own_rows_by_the_rule_judge(self, tmp_path: Path) -> None:
         def free(seen: Seen) -> str:
@@ -170,7 +173,7 @@ class TestScores:
         path = write_own(tmp_path / "own.parquet")
         with serving(Script(free)) as script:
             status, report = evaluate(tmp_path / "run", script, "--bench", path)
-        assert (status, report["all"]["accuracy"], report["all"]["zooms"]) == (0, 1, 6)
+        assert (status, report["all"]["accuracy"], report["all"]["zooms"]) == (1, 1, 6)
         assert script.seen[0].texts[0] == "own system turn"
         assert report["bad_rows"][0]["where"] == "mystery/6"
         assert "DEEPEYES_SOURCES=mystery=visual" in report["bad_rows"][0]["why"]
@@ -249,6 +252,31 @@ class TestFidelity:
             == "<tool_response>[image 2]\nAnswer in <answer></answer>, my way.</tool_response>"
         )
 
+    @pytest.mark.parametrize(
+        ("arguments", "notes"),
+        [
+            ((), ["the prompt is the evaluation's own, not what training showed; --prompt-from PARQUET takes that of"]),
+            (("--prompt-from", "own"), []),
+            (("--no-tool",), ["without the tool the prompt is the evaluation's own"]),
+            (("--no-tool", "--prompt-from", "own"), ["without the tool the prompt is the evaluation's own; --prompt-"]),
+            (("--bench", "own"), []),
+            (("--bench", "own", "--no-tool"), ["without the tool the prompt is the evaluation's own"]),
+            (
+                ("--bench", "own", "--prompt-from", "own"),
+                ["the rows bring their own prompt; --prompt-from is not used"],
+            ),
+        ],
+    )
+    def test_prompt_that_is_not_of_the_training_rows_is_noted(
+        self, vstar: Path, tmp_path: Path, arguments: tuple[str, ...], notes: list[str]
+    ) -> None:
+        rows = write_own(tmp_path / "own.parquet")
+        words = [rows if word == "own" else word for word in ("--bench", "vstar", "--data", vstar, *arguments)]
+        with serving(Script(perfect if "own" not in arguments[:2] else always_a)) as script:
+            _, report = evaluate(tmp_path / "run", script, *words, "--limit", 1)
+        told = [note for note in report["notes"] if "prompt" in note]
+        assert [text.startswith(note) for text, note in zip(told, notes, strict=True)] == [True] * len(notes)
+
     def test_server_that_scales_views_again_is_refused(
         self, vstar: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
     ) -> None:
@@ -257,6 +285,7 @@ class TestFidelity:
             status, report = evaluate(tmp_path / "run", script, *arguments)
             assert (status, report, script.seen) == (1, {}, [])
             assert "makes 82 tokens of a view of 308 x 252 pixels, where 99 to 107" in capsys.readouterr().err
+            script.check = lambda _: pytest.fail("it was asked")
             assert evaluate(tmp_path / "run", script, *arguments, "--skip-view-check")[0] == 0
 
     def test_server_that_scales_small_crops_up_is_noted(self, vstar: Path, tmp_path: Path) -> None:
@@ -299,6 +328,89 @@ class TestFaults:
             status, report = evaluate(tmp_path / "run", script, "--bench", "vstar", "--data", vstar, "--limit", 3)
         assert (status, report["all"]["accuracy"], len(script.seen)) == (0, 1, 7)
 
+    @pytest.mark.parametrize(
+        "reply",
+        [
+            (400, {"message": "EngineCore encountered an issue. See stack trace", "object": "error"}),
+            (200, {"message": "EngineCore encountered an issue", "choices": []}),
+        ],
+    )
+    def test_fault_under_the_status_of_another_is_retried_and_named(
+        self, vstar: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], reply: Any
+    ) -> None:
+        arguments = ("--bench", "vstar", "--data", vstar, "--limit", 2, "--concurrency", 1)
+        with serving(Script(lambda seen: reply if len(script.seen) == 1 else perfect(seen))) as script:
+            status, report = evaluate(tmp_path / "passes", script, *arguments)
+            assert (status, report["all"]["answers"], len(script.seen)) == (0, 2, 5)
+            script.policy, script.seen = lambda _: reply, []
+            assert evaluate(tmp_path / "stays", script, *arguments) == (1, {})
+        assert len(script.seen) == 2
+        assert re.search("/chat/completions failed.*EngineCore encountered", capsys.readouterr().err)
+
+    def test_server_that_hangs_is_named_within_the_patience(
+        self, vstar: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        arguments = ("--bench", "vstar", "--data", vstar, "--limit", 1, "--retries", 99, "--patience", 1.5)
+        start = time.monotonic()
+        with serving(Script(lambda _: time.sleep(2) or "late")) as script:
+            assert evaluate(tmp_path / "run", script, *arguments, "--timeout", 0.5) == (1, {})
+        assert time.monotonic() - start < 20
+        assert len(script.seen) > 1
+        assert "/chat/completions gave no reply in 1.5 s, retries included" in capsys.readouterr().err
+
+    def test_endpoint_that_takes_no_max_tokens_is_asked_in_its_words(self, vstar: Path, tmp_path: Path) -> None:
+        said = (
+            "Unsupported parameter: 'max_tokens' is not supported with this model. Use 'max_completion_tokens' instead."
+        )
+
+        def picky(seen: Seen) -> Any:
+            return (400, {"error": {"message": said}}) if "max_tokens" in seen.body else perfect(seen)
+
+        arguments = ("--bench", "vstar", "--data", vstar, "--concurrency", 1, "--temperature", 1, "--limit", 5)
+        with serving(Script(picky)) as script:
+            status, report = evaluate(tmp_path / "run", script, *arguments, "--max-tokens", 99)
+        assert (status, report["all"]["accuracy"], len(script.seen)) == (0, 1, 11)
+        assert {seen.body["max_completion_tokens"] for seen in script.seen[1:]} == {99}
+        assert all(seen.body["seed"] < 2**31 for seen in script.seen)
+
+    @pytest.mark.parametrize("rules", ["corrected", "official"])
+    def test_trajectory_that_is_refused_later_counts_as_no_answer(
+        self, vstar: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], rules: str
+    ) -> None:
+        def overflows(seen: Seen) -> Any:
+            long = "side" in seen.question and seen.turn == 3
+            zooms = "side" in seen.question and seen.turn < 3
+            return (400, {"message": "too long"}) if long else call([9, 9, 99, 99]) if zooms else perfect(seen)
+
+        arguments = ("--bench", "vstar", "--data", vstar, "--rules", rules)
+        with serving(Script(overflows)) as script:
+            status, report = evaluate(tmp_path / "run", script, *arguments)
+            total = report["all"]
+            assert (status, total["answers"], total["no_answer"], total["accuracy"]) == (0, 6, 2, 4 / 6)
+            assert (total["refused_later"], total["zooms"], report["refused"]) == (2, 4 + 2 * 2, [])
+            assert "refused after the first turn: 2 answers" in capsys.readouterr().out
+            asked = len(script.seen)
+            evaluate(tmp_path / "run", script, *arguments)
+        assert len(script.seen) == asked
+        records = [json.loads(line) for line in (tmp_path / "run" / "answers.jsonl").read_text().splitlines()]
+        assert sorted("too long" in (record["refusal"] or "") for record in records) == [False] * 4 + [True] * 2
+
+    def test_question_that_is_refused_does_not_stop_the_check_of_the_view(
+        self, vstar: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        arguments = ("--bench", "vstar", "--data", vstar)
+        too_long = (400, {"error": {"message": "too long"}})
+        with serving(Script(perfect, check=lambda _: too_long)) as script:
+            assert evaluate(tmp_path / "run", script, *arguments) == (1, {})
+            assert script.seen == []
+            assert "refuses all of the first questions with their images: status 400" in capsys.readouterr().err
+            script.check = lambda seen: "x" if "side" in seen.question else too_long
+            status, report = evaluate(tmp_path / "run", script, *arguments)
+            assert (status, report["all"]["answers"], report["view_tokens"]["note"]) == (0, 6, None)
+            script.check = lambda seen: "x" if not seen.images or min(seen.images[0].size) > 56 else too_long
+            report = evaluate(tmp_path / "other", script, *arguments)[1]
+        assert any(note.startswith("the endpoint refuses the smallest crop") for note in report["notes"])
+
     def test_refused_question_is_reported_and_asked_again(
         self, vstar: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
     ) -> None:
@@ -332,6 +444,50 @@ class TestFaults:
             assert evaluate(tmp_path / "run", script, *arguments, "--temperature", 1)[0] == 2
         assert "temperature: 0.0 then, 1.0 now" in capsys.readouterr().err
 
+    def test_other_checkpoint_under_the_same_name_gets_no_answers_of_the_first(
+        self, vstar: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        out, arguments = tmp_path / "run", ("--bench", "vstar", "--data", vstar)
+        model = {"id": "org/tuned", "object": "model"}
+        with serving(Script(perfect, models=[{**model, "root": "/checkpoint-1"}])) as script:
+            report = evaluate(out, script, *arguments, "--limit", 4)[1]
+            assert (report["model"], report["root"]) == ("org/tuned", "/checkpoint-1")
+            evaluate(out, script, *arguments)
+            assert "4 answers are kept from the run started 2" in capsys.readouterr().err
+            for models, words in (
+                ([{**model, "root": "/checkpoint-2"}], "root: '/checkpoint-1' then, '/checkpoint-2' now"),
+                ([{"id": "org/other", "object": "model"}], "model: 'org/tuned' then, 'org/other' now"),
+            ):
+                script.models = models
+                assert evaluate(out, script, *arguments)[0] == 2
+                assert words in capsys.readouterr().err
+            script.policy, script.seen = always_a, []
+            report = evaluate(out, script, *arguments, "--fresh")[1]
+            assert (report["model"], report["root"], len(script.seen)) == ("org/other", None, 6)
+        [aside] = tmp_path.glob("run-until-*")
+        assert json.loads((aside / "report.json").read_text())["all"]["accuracy"] == 1
+
+    def test_rows_that_changed_are_asked_again_and_no_others(
+        self, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        path = write_own(tmp_path / "own.parquet")
+        rows = pq.read_table(path).to_pylist()
+        with serving(Script(always_a)) as script:
+            assert evaluate(tmp_path / "run", script, "--bench", path)[0] == 1
+            assert len(script.seen) == 6
+            rows[1]["reward_model"]["ground_truth"] = "mended"
+            rows[2]["prompt"][0]["content"] = "another system turn"
+            rows[3]["images"][0]["bytes"] = picture("white", 99)
+            rows[4]["extra_info"]["index"] = "of no matter"
+            rows[6]["data_source"] = "vstar"
+            pq.write_table(pa.Table.from_pylist(rows), path, row_group_size=3)
+            script.seen = []
+            status, report = evaluate(tmp_path / "run", script, "--bench", path)
+            assert (status, report["all"]["answers"], report["bad_rows"], len(script.seen)) == (0, 7, [], 4)
+            assert "3 of them were to rows that have changed since" in capsys.readouterr().err
+            evaluate(tmp_path / "run", script, "--bench", path)
+        assert len(script.seen) == 4
+
     def test_two_evaluations_do_not_share_a_folder(self, vstar: Path, tmp_path: Path) -> None:
         journal = eval_run.Journal(tmp_path / "run")
         with serving(Script(perfect)) as script:
@@ -346,7 +502,7 @@ class TestFaults:
         (folder / "sa_3.json").write_text('{"question": "?", "options": ["one"]}')
         with serving(Script(perfect)) as script:
             status, report = evaluate(tmp_path / "run", script, "--bench", "vstar", "--data", tmp_path / "vstar")
-        assert (status, report["all"]["answers"], report["all"]["accuracy"]) == (0, 2, 1)
+        assert (status, report["all"]["answers"], report["all"]["accuracy"]) == (1, 2, 1)
         assert sorted(row["where"][-4:] for row in report["bad_rows"]) == ["sa_0", "sa_1", "sa_2", "sa_3"]
         assert "no field 'options'" in str(report["bad_rows"])
         assert "4 rows can't be asked and are not in the figures" in capsys.readouterr().out
@@ -355,6 +511,20 @@ class TestFaults:
         script = Script(perfect, url="http://127.0.0.1:9/v1")
         assert evaluate(tmp_path / "run", script, "--bench", "vstar", "--data", vstar)[0] == 1
         assert "http://127.0.0.1:9/v1/models failed after 1 retries" in capsys.readouterr().err
+
+
+@dataclass
+class JudgeScript:
+    """A judge: what it says to its how-manyth prompt, and its prompts."""
+
+    policy: Callable[[int, str], Any]
+    prompts: list[str] = field(default_factory=list)
+    url: str = ""
+
+    def reply(self, body: dict[str, Any]) -> tuple[int, dict[str, Any]]:
+        self.prompts.append(body["messages"][0]["content"])
+        said = self.policy(len(self.prompts), self.prompts[-1])
+        return (200, {"choices": [{"message": {"content": said}}]}) if isinstance(said, str) else said
 
 
 class TestJudge:
@@ -367,20 +537,14 @@ class TestJudge:
     def test_unsure_answers_go_to_the_judge(
         self, vstar: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
     ) -> None:
-        class JudgeScript:
-            url = ""
-            prompts: list[str] = []  # noqa: RUF012 - of one test
-
-            def reply(self, body: dict[str, Any]) -> tuple[int, dict[str, Any]]:
-                self.prompts.append(body["messages"][0]["content"])
-                right = "on the left side" in re.findall(r"\[Reference answer\] (.*)", self.prompts[-1])[-1]
-                return 200, {"choices": [{"message": {"content": f"Judgement: {int(right)}"}}]}
+        def left(_: int, prompt: str) -> str:
+            return f"Judgement: {int('on the left side' in re.findall(r'.Reference answer. (.*)', prompt)[-1])}"
 
         arguments = ("--bench", "vstar", "--data", vstar)
         down = replace(plugin.SETTINGS.judge, kind=plugin.JudgeKind.SERVER, urls=("http://127.0.0.1:9/v1",), timeout=1)
         monkeypatch.setattr(plugin, "SETTINGS", replace(plugin.SETTINGS, judge=replace(down, patience=0.2)))
         monkeypatch.setenv("DEEPEYES_JUDGE_PATIENCE", "0.2")
-        with serving(Script(self.vague)) as script, serving(JudgeScript()) as judge:
+        with serving(Script(self.vague)) as script, serving(JudgeScript(left)) as judge:
             status, report = evaluate(tmp_path / "run", script, *arguments)
             assert (status, report["all"]["unread"], report["all"]["by_rule"]["right"]) == (1, 2, 4)
             assert "http://127.0.0.1:9/v1" in capsys.readouterr().err
@@ -395,6 +559,58 @@ class TestJudge:
             calls = len(judge.prompts)
             evaluate(tmp_path / "run", script, *arguments)
         assert len(judge.prompts) == calls
+
+    @staticmethod
+    def ask(path: Path, url: str, count: int = 150) -> eval_report.Verdicts:
+        """Asks the judge at a URL about so many answers, and returns its verdicts as a folder keeps them."""
+        settings = replace(
+            plugin.SETTINGS.judge, kind=plugin.JudgeKind.SERVER, urls=(url,), patience=0.3, concurrency=4
+        )
+        judge = plugin.Judge(replace(plugin.SETTINGS, judge=settings))
+        try:
+            verdicts = eval_report.Verdicts(path, judge, "label")
+            questions = [plugin.Question(plugin.Scoring.VISUAL, "?", f"no. {at}", "an answer") for at in range(count)]
+            verdicts.found = verdicts.of(questions)  # type: ignore[attr-defined]
+        finally:
+            judge.close()
+        return verdicts
+
+    def test_judge_that_dies_keeps_what_it_said(self, tmp_path: Path) -> None:
+        path = tmp_path / "verdicts.jsonl"
+        with serving(JudgeScript(lambda at, _: "Judgement: 1" if at <= 100 else (500, {}))) as script:
+            verdicts = self.ask(path, script.url)
+            kept = len(path.read_text().splitlines())
+            assert "no judge answered" in str(verdicts.error)
+            assert verdicts.found == [(True, "judge")] * kept + [(False, "unread")] * (150 - kept)
+            assert kept == 64
+            with path.open("ab") as file:
+                file.write('{"key": "hälf'.encode()[:-3])  # what a killed process leaves
+            script.policy, script.prompts = lambda *_: "Judgement: 0", []
+            assert self.ask(path, script.url).found.count((False, "judge")) == len(script.prompts) == 150 - kept
+            assert self.ask(path, script.url).error is None
+        assert len(script.prompts) == 150 - kept
+        assert len([json.loads(line) for line in path.read_text().splitlines()]) == 150
+
+    def test_answer_that_the_judge_refuses_or_mumbles_about_costs_no_other_verdict(self, tmp_path: Path) -> None:
+        def strict(_: int, prompt: str) -> Any:
+            if "no. 70\n" in prompt:
+                return 400, {"message": "too long"}
+            return "Judgement: 1" if "no. 7\n" not in prompt else "hm"
+
+        path = tmp_path / "verdicts.jsonl"
+        with serving(JudgeScript(strict)) as script:
+            verdicts = self.ask(path, script.url)
+            assert "refused the request with status 400" in str(verdicts.error)
+            assert [(at, *found) for at, found in enumerate(verdicts.found) if found != (True, "judge")] == [
+                (7, False, "unparseable"),
+                (70, False, "unread"),
+            ]
+            script.policy, script.prompts = lambda *_: "Judgement: 1", []
+            assert self.ask(path, script.url).found == [(True, "judge")] * 150
+            assert len(script.prompts) == 2
+            script.policy, script.prompts = lambda *_: (403, {"message": "no"}), []
+            assert self.ask(tmp_path / "none.jsonl", script.url).found == [(False, "unread")] * 150
+        assert len(script.prompts) < 100
 
     @pytest.mark.parametrize(
         ("text", "place"),
@@ -418,10 +634,26 @@ class TestJudge:
             ("A man", None),
             ("", None),
             ("Be careful: red", None),
+            ("(B", 1),
+            ("“B”", 1),
+            ("B. It is green, not a mixture", 1),
+            ("A. It covers hundreds of pixels", 0),
+            ("A. No, wait, B is right", None),
+            ("B. It is red", None),
+            ("B: 是red的", None),
+            ("≠A", None),
+            ("!A", None),
+            ("-A", None),
+            ("A?", None),
+            ("≠A. red", None),
         ],
     )
     def test_rule_reads_an_option_or_says_it_is_unsure(self, text: str, place: int | None) -> None:
         assert eval_report.read_choice(text, ["red", "green", "blue", "white"]) == place
+
+    @pytest.mark.parametrize(("text", "place"), [("B. It is dark red", 1), ("A. It is dark red", None), ("A: red", 0)])
+    def test_option_within_another_is_told_from_it(self, text: str, place: int | None) -> None:
+        assert eval_report.read_choice(text, ["red", "dark red"]) == place
 
     @given(st.text(max_size=60), st.lists(st.text(min_size=1, max_size=9), min_size=2, max_size=5, unique=True))
     def test_rule_reads_any_text(self, text: str, options: list[str]) -> None:
@@ -496,12 +728,90 @@ class TestReaders:
         ]
 
     @pytest.mark.parametrize(
+        ("cells", "why"),
+        [
+            ({"C": "", "answer": "D"}, None),
+            ({"C": " ", "answer": "C"}, "the right option is 'C'; expected one of A, B, D"),
+            ({"C": "nan"}, None),
+            ({"question": "where\r?"}, "the line can't be read: new-line character"),
+            ({"question": "caf\udce9?"}, "question is 'caf\\udce9?'; expected UTF-8"),
+            ({"category": "caf\udce9"}, "category is 'caf\\udce9'; expected UTF-8"),
+            ({"index": "\udce9"}, "index is '\\udce9'; expected UTF-8"),
+        ],
+    )
+    def test_odd_hrbench_cell_is_read_or_reported(self, tmp_path: Path, cells: dict[str, str], why: str | None) -> None:
+        rows = [{**row, "question": "which?"} for row in hrbench_rows(1)]
+        rows[1] |= cells
+        lines = ["\t".join(row.values()) for row in (dict(zip(rows[0], rows[0], strict=True)), *rows)]
+        path = tmp_path / "some.tsv"
+        path.write_bytes("\n".join(lines).encode(errors="surrogateescape"))
+        bench = eval_bench.read_bench(str(path), None)
+        assert str([row.where for row in bench.bad]).isascii()
+        assert [row.why[: len(why or "")] for row in bench.bad] == ([] if why is None else [why])
+        assert [item.load()[:4] for item in bench.items] == [b"\x89PNG"] * (4 if why is None else 3)
+        if why is None:
+            assert bench.items[1].reference == rows[1][rows[1]["answer"]]
+            assert len(bench.items[1].options) == (4 if rows[1]["C"] else 3)
+
+    @pytest.mark.parametrize(
+        ("change", "why"),
+        [
+            ({"extra_info": '{"question": "?"}'}, 'extra_info is \'{"question": "?"}\'; expected a struct'),
+            ({"reward_model": "red"}, "reward_model is 'red'; expected a struct"),
+            ({"prompt": ["<image>?"]}, "'str' object has no attribute 'get'"),
+        ],
+    )
+    def test_own_rows_of_another_shape_are_reported(self, tmp_path: Path, change: dict[str, Any], why: str) -> None:
+        rows = [{**row, **change} for row in pq.read_table(write_own(tmp_path / "own.parquet")).to_pylist()]
+        pq.write_table(pa.Table.from_pylist(rows), tmp_path / "odd.parquet")
+        with pytest.raises(eval_bench.BenchError, match=re.escape(why)):
+            eval_bench.read_bench(str(tmp_path / "odd.parquet"), None)
+
+    def test_vstar_lines_may_ask_twice_about_an_image(self, vstar: Path, tmp_path: Path) -> None:
+        line = {"image": "direct_attributes/sa_0.png", "category": "all", "label": "A"}
+        lines = [
+            json.dumps({**line, "text": f"{text}?\n(A) one\n(B) two", "question_id": number}).encode()
+            for text, number in (("first", 5), ("second", 6), ("second", 6), ("third", "\ud800"), ("fourth", None))
+        ]
+        path = tmp_path / "some.jsonl"
+        path.write_bytes(b"\n".join([*lines, b'{"text": "caf\xe9"}']))
+        bench = eval_bench.read_bench(str(path), vstar)
+        image = "direct_attributes/sa_0"
+        assert [(item.id, item.question) for item in bench.items] == [(image, "first?"), (f"{image} #6", "second?")]
+        assert [row.where for row in bench.bad] == [
+            "some.jsonl line 4",
+            "some.jsonl line 6",
+            f"{image} #6",
+            image,
+        ]
+
+    def test_damaged_parquet_costs_the_rows_of_its_group(self, tmp_path: Path) -> None:
+        path = tmp_path / "hr_bench_4k.parquet"
+        pq.write_table(pa.Table.from_pylist(hrbench_rows()), path, row_group_size=6, use_dictionary=False)
+        group = pq.ParquetFile(path).metadata.row_group(1)
+        column = next(at for at in range(group.num_columns) if group.column(at).path_in_schema == "image")
+        content = bytearray(path.read_bytes())
+        start = group.column(column).data_page_offset
+        content[start : start + 200] = b"\xff" * 200
+        path.write_bytes(content)
+        with serving(Script(perfect)) as script:
+            status, report = evaluate(tmp_path / "run", script, "--bench", "hrbench4k", "--data", tmp_path)
+        assert (status, report["all"]["answers"], report["all"]["accuracy"]) == (1, 14, 1)
+        assert sorted(int(row["where"]) for row in report["bad_rows"]) == list(range(6, 12))
+        group = pq.ParquetFile(path).metadata.row_group(1).column(0)
+        content[group.data_page_offset : group.data_page_offset + 20] = b"\xff" * 20
+        path.write_bytes(content)
+        with pytest.raises(eval_bench.BenchError, match="is damaged; expected a whole parquet file"):
+            eval_bench.read_bench(str(path), None)
+
+    @pytest.mark.parametrize(
         ("bench", "content", "message"),
         [
             ("vstar", None, "--data was not given: expected the folder of V*Bench"),
             ("nothing.parquet", None, "no such file"),
             ("some.txt", b"x", "expected a .parquet, .tsv or .jsonl file"),
             ("some.tsv", b"a\tb\n1\t2\n", "no column answer, image, index, question"),
+            ("some.tsv", b"a\tb\r1\t2\r", "the head can't be read: new-line character"),
             ("some.parquet", b"PAR0", "no readable parquet file"),
             ("some.jsonl", b"{}\n", "no field 'image'"),
         ],
@@ -589,6 +899,31 @@ class TestStatistics:
         assert "left out: 1 questions that only A answered" in capsys.readouterr().out
         assert cli.main(["compare", str(tmp_path / "plain"), str(tmp_path)]) == 2
 
+    def test_what_makes_two_runs_no_pair_is_told(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        path = write_own(tmp_path / "own.parquet")
+        rows = pq.read_table(path).to_pylist()
+        with serving(Script(always_a)) as script:
+            evaluate(tmp_path / "a", script, "--bench", path)
+            rows[0]["images"] = rows[1]["images"]
+            pq.write_table(pa.Table.from_pylist(rows), path)
+            script.policy = lambda _: answer("what?")
+            evaluate(tmp_path / "c", script, "--bench", path, "--seed", 7, "--judge", "none", "--limit", 6)
+            pq.write_table(pa.Table.from_pylist(rows[1:6]), path)
+            evaluate(tmp_path / "d", script, "--bench", path)
+        capsys.readouterr()
+        assert cli.main(["compare", str(tmp_path / "a"), str(tmp_path / "c")]) == 0
+        told = capsys.readouterr().out
+        assert "left out: 1 questions of the same name that differ in text, options, reference or image" in told
+        assert "B: 6 answers are unread and count as wrong" in told
+        assert "seed differs: A 0, B 7" in told
+        assert "judge differs: A 'rule', B 'none'" in told
+        assert cli.main(["compare", str(tmp_path / "a"), str(tmp_path / "d")]) == 2
+        assert "5 of 5 questions of the same name differ in text, options" in capsys.readouterr().err
+        assert cli.main(["compare", str(tmp_path / "a"), str(tmp_path / "c"), "--json"]) == 0
+        told = capsys.readouterr()
+        assert json.loads(told.out).keys() == {"vstar", "all"}
+        assert "seed differs: A 0, B 7" in told.err
+
 
 class TestTraces:
     """What `report` reads."""
@@ -614,3 +949,19 @@ class TestTraces:
             x1, y1, x2, y2 = line["zooms"][0]["box"]
             exact = fetch_image({"image": view.convert("RGB").crop((x1, y1, x2, y2))})
             assert exact.tobytes() == crop.convert("RGB").tobytes()
+
+    def test_page_misses_no_generation_and_the_hint_shows_all(
+        self, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(report, "MAX_TRAJECTORIES", 30)
+        write_tsv(tmp_path / "hr_bench_4k.tsv", hrbench_rows())
+        with serving(Script(always_a)) as script:
+            for samples, limit in ((1, ""), (2, " --limit 40")):
+                out = tmp_path / f"run{samples}"
+                arguments = ("--bench", "hrbench4k", "--data", tmp_path, "--samples", samples)
+                evaluate(out, script, *arguments)
+                records = report.read_traces(out)
+                sizes = Counter(record["group"] for record in records)
+                assert [record["group_size"] for record in records] == [sizes[record["group"]] for record in records]
+                assert set(sizes.values()) == {samples}
+                assert capsys.readouterr().err.endswith(f"bash deepeyes.sh report {out}{limit}\n")

@@ -20,7 +20,7 @@ from PIL import Image
 from report import ReportError, advantages, choose, find_run, read_completions, read_log, read_traces, write_report
 from trace_maker import HOSTILE, LOG, Generation, Prompt, flush, log, record
 
-from deepeyes_plugin import Tracer
+from deepeyes_plugin import Rules, Scoring, Tracer, Trajectory, read_answer
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -120,6 +120,27 @@ class TestPage:
         path.write_bytes(path.read_bytes()[:-20])
         (group,) = data_of(write_report(tmp_path))["groups"]
         assert (group["members"], group["missing"]) == ([0, 1], 1)
+
+    @pytest.mark.parametrize(
+        ("ranks", "args", "missing"),
+        [
+            ((1, 2, 2), '{"num_generations": 8}', 3),
+            ((1, 2, 2), "{}", 0),
+            ((1, 2, 2), "torn", 0),
+            ((5,), '{"num_generations": 8}', 0),  # an evaluation, say: one rank knows the size of its groups
+        ],
+    )
+    def test_group_of_which_a_rank_left_its_part_out_says_how_many(
+        self, tmp_path: Path, ranks: tuple[int, ...], args: str, missing: int
+    ) -> None:
+        for rank, count in enumerate(ranks):
+            tracer = Tracer(tmp_path / "v0" / "traces", str(rank))
+            record(tracer, [prompt(generations=[Generation(str(number)) for number in range(count)])], 0)
+            flush(tracer)
+        log(tmp_path / "v0", LOG)
+        (tmp_path / "v0" / "args.json").write_text(args)
+        (group,) = data_of(write_report(tmp_path))["groups"]
+        assert (len(group["members"]), group["missing"]) == (5, missing)
 
     def test_limit_keeps_whole_groups_over_all_steps_and_says_so(self, tmp_path: Path) -> None:
         trace(tmp_path, *[[prompt(f"{step} {number}") for number in range(4)] for step in range(10)])
@@ -248,6 +269,32 @@ class TestFindRun:
         log(tmp_path / "v1", LOG)
         assert find_run(tmp_path) == {"log": tmp_path / "v1" / "logging.jsonl"}
 
+    @pytest.mark.parametrize(
+        ("traced", "expected"),
+        [(60, {"log"}), (40, {"log", "trace"}), (20, {"log", "trace"})],  # seconds ago; the later run began 50 ago
+    )
+    def test_trace_beside_the_runs_goes_with_the_last_if_that_wrote_to_it(
+        self, tmp_path: Path, traced: int, expected: set[str]
+    ) -> None:
+        for name, began, ended in (("v0", 99, 60), ("v1", 50, 10)):
+            self.age(log(tmp_path / name, LOG), ended)
+            (tmp_path / name / "args.json").write_text("{}")
+            self.age(tmp_path / name / "args.json", began)
+        (tmp_path / "traces").mkdir()
+        (tmp_path / "traces" / "trajectories-0.jsonl").write_text("{}\n")
+        self.age(tmp_path / "traces", traced)
+        found = find_run(tmp_path)
+        assert set(found) == expected
+        assert found["log"] == tmp_path / "v1" / "logging.jsonl"
+
+    def test_trace_inside_its_run_is_taken_whatever_a_copy_made_of_the_times(self, tmp_path: Path) -> None:
+        (tmp_path / "args.json").write_text("{}")
+        log(tmp_path, LOG)
+        (tmp_path / "traces").mkdir()
+        (tmp_path / "traces" / "trajectories-0.jsonl").write_text("{}\n")
+        self.age(tmp_path / "traces", 0)
+        assert set(find_run(tmp_path)) == {"log", "trace"}
+
     def test_trace_beside_the_stages_of_a_demo_goes_with_the_last(self, tmp_path: Path) -> None:
         (tmp_path / "traces").mkdir()
         (tmp_path / "traces" / "trajectories-0.jsonl").write_text("{}\n")
@@ -287,6 +334,80 @@ def test_completions_are_read_where_there_is_no_trace(tmp_path: Path) -> None:
     assert [one["advantage"] for one in data["trajectories"]] == [0.707, -0.707]
     assert [one["score"]["total"] for one in data["trajectories"]] == [2.0, -0.2]
     assert "DEEPEYES_TRACE_DIR" in data["notes"][-1]
+
+
+class TestCompletions:
+    """Lines as swift 4.6 writes them: one a step, and the last once more at the end."""
+
+    @staticmethod
+    def write(folder: Path, *completions: str, steps: int = 1, **rewards: list[float]) -> Path:
+        ask = "<|im_start|>user\n<image>\nWhich pattern is on the card?<|im_end|>\n<|im_start|>assistant\n"
+        lines = [
+            {
+                "step": [str(step)] * len(completions),
+                "prompt": [ask] * len(completions),
+                "completion": list(completions),
+                **(rewards or {"DeepEyesReward": [2.0] * len(completions)}),
+                "advantages": [0.5] * len(completions),
+                "num_turns": [1] * len(completions),
+            }
+            for step in [*range(1, steps + 1), steps]
+        ]
+        path = folder / "completions.jsonl"
+        path.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
+        return path
+
+    def test_last_step_is_read_once(self, tmp_path: Path) -> None:
+        records = read_completions(self.write(tmp_path, "a", "b", steps=3))
+        assert [record["step"] for record in records] == [1, 1, 2, 2, 3, 3]
+
+    def test_steps_of_megatron_are_counted_from_one_too(self, tmp_path: Path) -> None:
+        path = self.write(tmp_path, "a", "b")
+        lines = [json.loads(line) for line in path.read_text().splitlines()]
+        lines = [{"gen_step": [0, 0], **{name: line[name] for name in line if name != "step"}} for line in lines]
+        path.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
+        assert [record["step"] for record in read_completions(path)] == [1, 1]
+
+    @pytest.mark.parametrize(
+        ("args", "expected"),
+        [('{"num_generations": 2}', [0, 0, 1, 1, 2, 2]), ('{"num_generations": 3}', [0, 0, 0, 1, 1, 1])]
+        + [(unknown, [0] * 6) for unknown in ("{}", '{"num_gen', None)],
+    )
+    def test_prompts_of_the_same_text_are_told_apart_by_the_generations_of_a_prompt(
+        self, tmp_path: Path, args: str | None, expected: list[int]
+    ) -> None:
+        path = self.write(tmp_path, *"abcdef")
+        if args:
+            (tmp_path / "args.json").write_text(args, encoding="utf-8")
+        records = read_completions(path)
+        assert [record["turns"] for record in records] == [[one] for one in "abcdef"]
+        groups = list(dict.fromkeys(record["group"] for record in records))
+        assert [groups.index(record["group"]) for record in records] == expected
+
+    @pytest.mark.parametrize(
+        ("completion", "expected"),
+        [
+            ("<think>Not <answer>blue</answer>.</think><answer>red</answer>", "red"),
+            ("<answer>blue</answer> No: <answer> red </answer>", "red"),
+            ("<answer>red</answer><think>Or <answer>blue</answer>?</think>", "red"),
+            ("<think>Never closed. <answer>red</answer>", "red"),
+            ("<answer>red</answer> <answer>blue", "red"),
+            ("<think><answer>blue</answer></think>", None),
+            ("red", None),
+        ],
+    )
+    def test_answer_is_the_last_outside_of_thought_as_the_reward_reads_it(
+        self, tmp_path: Path, completion: str, expected: str | None
+    ) -> None:
+        (found,) = read_completions(self.write(tmp_path, completion))
+        trajectory = Trajectory(Scoring.VISUAL, "?", "?", (completion,))
+        assert found["answer"] == read_answer(trajectory, Rules.CORRECTED).answer == expected
+
+    def test_verdict_is_there_only_with_the_accuracy_reward(self, tmp_path: Path) -> None:
+        path = self.write(tmp_path, "a", "b", DeepEyesReward=[2.0, 0.0])
+        assert [record["verdict"]["correct"] for record in read_completions(path)] == [None, None]
+        path = self.write(tmp_path, "a", "b", DeepEyesReward=[2.0, 0.0], DeepEyesAccuracy=[1.0, 0.0])
+        assert [record["verdict"]["correct"] for record in read_completions(path)] == [True, False]
 
 
 def test_trace_counts_before_completions(tmp_path: Path) -> None:

@@ -7,13 +7,13 @@ import json
 import re
 from collections import Counter
 from contextlib import closing
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
 from browser import Browser, find_browser
-from PIL import Image
+from PIL import ExifTags, Image
 from report import make_page, read_traces, write_report, write_screenshots
-from trace_maker import HOSTILE, LOG, Generation, Prompt, flush, log, record
+from trace_maker import HOSTILE, LOG, Generation, Prompt, flush, log, record, record_crowd
 
 from deepeyes_plugin import Tracer
 
@@ -210,6 +210,27 @@ class TestBoxes:
             for place in ((x1 + 3, y1 + 3), (x2 - 4, y1 + 3), (x1 + 3, y2 - 4), (x2 - 4, y2 - 4)):
                 assert screen.getpixel(place) == pytest.approx(colour, abs=6)
 
+    @pytest.mark.parametrize("orientation", [3, 6])  # by half a turn, by a quarter
+    def test_camera_s_orientation_is_ignored_as_the_model_s_loader_does(
+        self, browser: Browser, tmp_path: Path, orientation: int
+    ) -> None:
+        exif = Image.Exif()
+        exif[ExifTags.Base.Orientation] = orientation
+        photo = tmp_path / "photo.jpg"
+        pattern().save(photo, exif=exif, quality=95)
+        tracer = Tracer(tmp_path, "0")
+        record(tracer, [Prompt("?", "red", pattern(), [Generation("red", [LEFT, RIGHT])], file=photo)], 0)
+        flush(tracer)
+        page = write_report(tmp_path)
+        assert "data:image/jpeg" in page.read_text(encoding="utf-8")  # as it was
+        browser.open(page)
+        browser.evaluate("document.querySelector('.view').scrollIntoView({block: 'center'})")
+        screen = pixels(browser)
+        for number, colour in enumerate(((0, 160, 0), (200, 200, 0))):
+            x1, y1, x2, y2 = map(round, area_of(browser, ".box", number))
+            for place in ((x1 + 6, y1 + 6), (x2 - 7, y1 + 6), (x1 + 6, y2 - 7), (x2 - 7, y2 - 7)):
+                assert screen.getpixel(place) == pytest.approx(colour, abs=12)
+
     def test_crops_are_shown_at_their_turns(self, browser: Browser, run: Path) -> None:
         browser.open(run, 1280, 1600)
         for number, colour in enumerate(((0, 160, 0), (200, 200, 0))):
@@ -238,6 +259,18 @@ class TestFilters:
         choose(browser, name, value)
         assert listed(browser) == expected
         assert text(browser, "#count") == f"{len(expected)} of 16 trajectories"
+
+    def test_verdict_that_was_not_recorded_is_neither_right_nor_wrong(self, browser: Browser, tmp_path: Path) -> None:
+        table = {"step": ["1"], "prompt": ["Which?"], "completion": ["<answer>red</answer>"], "DeepEyesReward": [2.0]}
+        (tmp_path / "completions.jsonl").write_text(json.dumps(table) + "\n")
+        browser.open(write_report(tmp_path))
+        assert listed(browser) == [0]
+        assert browser.evaluate("document.getElementById('filter-verdict').disabled")
+        assert text(browser, "#detail .pill") == "not recorded"
+        assert text(browser, "tbody td:nth-child(2)") == "red"
+        browser.click("#beside")
+        assert text(browser, "[data-beside] .pill") == "not recorded"
+        assert not browser.evaluate("document.querySelectorAll('main :is(.right, .wrong, article .tag-wrong)').length")
 
     def test_filters_add_up_and_go_away(self, browser: Browser, run: Path) -> None:
         browser.open(run)
@@ -343,20 +376,50 @@ def test_screenshots_show_a_trajectory_and_then_its_group(browser: Browser, run:
     assert single.tobytes() != group.tobytes()
 
 
-def test_two_thousand_trajectories_open(browser: Browser, tmp_path: Path) -> None:
-    tracer = Tracer(tmp_path, "0")
-    record(tracer, [Prompt("Which colour?", "red", pattern(), [Generation("red", [LEFT])] * 8)], 0)
-    flush(tracer)
-    records: list[dict[str, Any]] = [
-        {**one, "step": step, "group": (step,)} for step in range(250) for one in read_traces(tmp_path)
-    ]
-    page = tmp_path / "page.html"
-    page.write_text(make_page("large", [], records, []), encoding="utf-8")
-    browser.open(page)
-    assert "2,000 trajectories" in text(browser, "#title")
-    assert 0 < len(listed(browser)) < 1000  # the rest is drawn as one scrolls
-    browser.evaluate("document.getElementById('list').scrollTop = 1e6")
-    settle(browser)
-    assert len(listed(browser)) > 480
-    choose(browser, "step", "249")
-    assert listed(browser) == list(range(1992, 2000))
+@pytest.fixture(scope="module")
+def crowds(tmp_path_factory: pytest.TempPathFactory) -> dict[int, Path]:
+    """Pages of 1,000 and of 2,000 trajectories in groups of 8, every image and text another."""
+    folder = tmp_path_factory.mktemp("crowd")
+    record_crowd(folder, 250)
+    records = read_traces(folder)
+    pages = {number: folder / f"{number}.html" for number in (1000, 2000)}
+    for number, page in pages.items():
+        page.write_text(make_page("large", [], records[:number], []), encoding="utf-8")
+    return pages
+
+
+class TestTwoThousandTrajectories:
+    def test_they_open_scroll_and_filter(self, browser: Browser, crowds: dict[int, Path]) -> None:
+        browser.open(crowds[2000])
+        assert "2,000 trajectories" in text(browser, "#title")
+        assert browser.evaluate("document.querySelectorAll('[id^=image-]').length") == 250 + 2000
+        assert 0 < len(listed(browser)) < 1000  # the rest is drawn as one scrolls
+        browser.evaluate("document.getElementById('list').scrollTop = 1e6")
+        settle(browser)
+        assert len(listed(browser)) > 480
+        choose(browser, "step", "250")
+        assert listed(browser) == list(range(1992, 2000))
+
+    def test_no_more_is_drawn_than_of_half_as_many(self, browser: Browser, crowds: dict[int, Path]) -> None:
+        """What makes the page fast; how fast it is, benchmarks/report.py tells."""
+        found = []
+        for page in crowds.values():
+            browser.open(page)
+            counts = [self.drawn(browser)]
+            choose(browser, "zoom", "zoomed")
+            counts.append(self.drawn(browser))
+            browser.press("j")
+            counts.append(self.drawn(browser))
+            browser.click("#beside")
+            counts.append(self.drawn(browser))
+            found.append(counts)
+        assert found[0] == found[1]
+        assert [images for _, images in found[0]] == [2, 2, 2, 16]  # a view and a crop a trajectory
+
+    @staticmethod
+    def drawn(browser: Browser) -> list[int]:
+        """Counts what the browser lays out, filters' options aside, and its images."""
+        found: list[int] = browser.evaluate(
+            "[document.querySelectorAll('body *:not(script, option)').length, document.images.length]"
+        )
+        return found

@@ -24,7 +24,7 @@ import deepeyes_plugin as deepeyes
 from deepeyes_plugin import TRACE_BACKLOG, TRACES_PER_STEP, Settings, Tracer, spread
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
     from pathlib import Path
 
 RED = Image.new("RGB", (120, 80), "red")
@@ -198,6 +198,30 @@ class TestCrash:
         first, second = "attempt 0", "attempt 1"
         assert found == [(1, first), (2, first), (3, second), (4, second), (5, second)]
 
+    @pytest.mark.parametrize(
+        ("later", "start", "steps"),
+        [
+            ((0, 1), 1000, (0, 1, 2)),  # anew on fewer ranks
+            ((0, 1), 1000, (2, 3)),  # resumed on fewer
+            ((0, 1), 50, (0, 1, 2)),  # soon
+            ((5, 4, 0, 1, 2, 3), 1000, (0, 1)),  # on more, of which a new one is first
+        ],
+    )
+    def test_later_run_on_other_ranks_replaces_every_rank(
+        self, tmp_path: Path, later: tuple[int, ...], start: float, steps: tuple[int, ...]
+    ) -> None:
+        first = (0, 1, 2, 3)
+        write_attempt(tmp_path, first, 0, range(4))
+        write_attempt(tmp_path, later, start, steps)
+        found = {(trace["step"], trace["rank"], trace["question"]) for trace in read_traces(tmp_path)}
+        kept = [(step, rank, "0") for step in range(steps[0]) for rank in first]
+        new = [(step, rank, str(start)) for step in steps for rank in later]
+        assert found == {(step + 1, f"trajectories-{rank}", name) for step, rank, name in [*kept, *new]}
+
+    def test_ranks_that_start_minutes_apart_are_of_one_run(self, tmp_path: Path) -> None:
+        write_attempt(tmp_path, (2, 0, 1), 0, range(2), apart=120)
+        assert [trace["rank"][-1] for trace in read_traces(tmp_path)] == ["0", "1", "2"] * 2
+
     @pytest.mark.parametrize("delay", [0.0, 0.01, 0.03, 0.1])
     def test_kill_in_the_middle_leaves_all_but_the_last_line(self, tmp_path: Path, delay: float) -> None:
         path = tmp_path / "trajectories-0.jsonl"
@@ -226,6 +250,15 @@ class TestCrash:
         assert len(list(read_jsonl(path))) == whole + 2
 
 
+def write_attempt(directory: Path, ranks: Iterable[int], start: float, steps: Iterable[int], apart: float = 1) -> None:
+    """Writes what a run leaves whose ranks start `apart` seconds from each other, named by its start."""
+    same = {"prompt_id": "prompt_0", "row": "0", "reference": "red", "question": str(start), "images": []}
+    for place, rank in enumerate(ranks):
+        with (directory / f"trajectories-{rank}.jsonl").open("a", encoding="ascii") as file:
+            for batch, step in enumerate(steps):
+                file.write(json.dumps({**same, "run": start + place * apart, "batch": batch, "step": step}) + "\n")
+
+
 def record_forever(directory: Path) -> NoReturn:
     """Records large batches, as a training process does that will be killed."""
     try:
@@ -247,6 +280,18 @@ class TestSpread:
         sizes, kept = Counter(groups), Counter(groups[place] for place in places)
         cut = [group for group in kept if kept[group] != sizes[group]]
         assert not cut or (len(kept) == 1 and len(places) == limit and min(sizes.values()) > limit)
+
+    @given(st.integers(1, 12), st.integers(2, 30), st.integers(2, 6), st.integers(23, 40))
+    def test_group_that_lies_in_two_processes_is_whole_or_left_out(
+        self, size: int, prompts: int, processes: int, limit: int
+    ) -> None:
+        groups = [number // size for number in range(size * prompts * processes)]  # a process has `prompts` x `size`,
+        shift = size // 2  # and begins in the middle of a group
+        batch = size * prompts
+        parts = [(groups[shift:] + groups[:shift])[start : start + batch] for start in range(0, len(groups), batch)]
+        kept = Counter(part[place] for part in parts for place in spread(part, limit))
+        assert kept
+        assert set(kept.values()) == {size}
 
     def test_choice_is_the_same_in_every_process(self) -> None:
         left = [f"prompt_{number}" for number in range(40)]

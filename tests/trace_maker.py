@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import random
 from dataclasses import dataclass, field
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
+
+from PIL import Image
 
 import deepeyes_plugin as deepeyes
 from deepeyes_plugin import Judge, JudgeKind, JudgeSettings, Settings
@@ -13,8 +16,6 @@ from deepeyes_plugin import Judge, JudgeKind, JudgeSettings, Settings
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
-
-    from PIL import Image
 
 Box = tuple[int, int, int, int]
 HOSTILE = "</script><script>alert(1)</script><!--<script> <img src=x onerror=alert(2)> {{DATA}} &lt; \u2028 \ud800"
@@ -33,6 +34,8 @@ LOG = {
     "elapsed_time": "1m 19s",
 }
 """A line of swift's logging.jsonl."""
+
+WORDS = "the colour of a small sign beside that door is hard to read from here so I zoom into its corner"
 
 JUDGE = Judge(Settings(judge=JudgeSettings(kind=JudgeKind.RULE)))
 
@@ -53,7 +56,10 @@ class Generation:
 
 @dataclass(frozen=True)
 class Prompt:
-    """A question with its generations. `image` may be larger than the view, as an untouched original is."""
+    """A question with its generations.
+
+    `image` may be larger than the view, as an untouched original is. `file` is recorded in its place, as it is.
+    """
 
     question: str
     reference: str
@@ -62,6 +68,7 @@ class Prompt:
     source: str = "vstar"
     view_size: tuple[int, int] | None = None
     crops: dict[Box, Image.Image] = field(default_factory=dict)
+    file: Path | None = None
 
 
 def log(directory: Path, *lines: dict[str, Any]) -> Path:
@@ -79,8 +86,9 @@ def columns_of(prompts: Sequence[Prompt], step: int | None) -> tuple[list[str], 
     completions = []
     for place, prompt in enumerate(prompts):
         view_size = prompt.view_size or prompt.image.size
+        view = str(prompt.file or deepeyes.to_data_uri(prompt.image))
         for generation in prompt.generations:
-            turns, images, zooms = generation.turns(), [prompt.image], []
+            turns, crops, zooms = generation.turns(), [], []
             messages = [
                 {"role": "system", "content": "Use the tool."},
                 {"role": "user", "content": f"<image>\n{prompt.question}"},
@@ -92,7 +100,7 @@ def columns_of(prompts: Sequence[Prompt], step: int | None) -> tuple[list[str], 
                 box = generation.boxes[number - 1]
                 error = None if box else "empty_box"
                 if box:
-                    images.append(prompt.crops.get(box) or prompt.image.resize(view_size).crop(box))
+                    crops.append(prompt.crops.get(box) or prompt.image.resize(view_size).crop(box))
                 zooms.append(
                     {"turn": number, "bbox_2d": list(box or (5, 5, 5, 5)), "box": box, "label": None, "error": error}
                 )
@@ -101,7 +109,7 @@ def columns_of(prompts: Sequence[Prompt], step: int | None) -> tuple[list[str], 
             infos = {"num_turns": len(turns), "turns": turns, "zooms": zooms, "view_size": list(view_size)}
             infos["num_zooms"] = sum(zoom["error"] is None for zoom in zooms)
             infos["num_zoom_errors"] = len(zooms) - infos["num_zooms"]
-            images = [deepeyes.to_data_uri(image) for image in images]
+            images = [view, *map(deepeyes.to_data_uri, crops)]
             reference = {"ground_truth": prompt.reference}
             extra = {"question": prompt.question, "index": str(place)}
             row = (messages, images, infos, prompt.source, reference, extra, f"prompt_{place}")
@@ -121,3 +129,20 @@ def record(tracer: deepeyes.Tracer, prompts: Sequence[Prompt], step: int | None)
 def flush(tracer: deepeyes.Tracer) -> None:
     """Waits until all that was recorded is on disk, as the end of a training process does."""
     tracer._thread.shutdown(wait=True)  # noqa: SLF001 - what the interpreter does at its end
+
+
+def record_crowd(directory: Path, groups: int, size: tuple[int, int] = (280, 168)) -> None:
+    """Records a group a step: eight generations of 300 words, each with a crop of its own from the group's view."""
+    width, height = size
+    for step in range(groups):
+        chance = random.Random(step)  # noqa: S311 - no secret
+        generations = []
+        for _ in range(8):
+            x, y = chance.randrange(2 * width // 3), chance.randrange(2 * height // 3)
+            box = (x, y, x + chance.randrange(width // 8, width // 3), y + chance.randrange(height // 8, height // 3))
+            thought = " ".join(chance.choices(WORDS.split(), k=150))
+            generations.append(Generation(chance.choice(["red", "blue"]), [box], thought))
+        view = Image.frombytes("RGB", (28, 21), chance.randbytes(28 * 21 * 3)).resize(size)
+        tracer = deepeyes.Tracer(directory, "0")  # one for all would leave out what the disk is too slow for
+        record(tracer, [Prompt(f"What colour is sign {step}?", "red", view, generations)], step)
+        flush(tracer)

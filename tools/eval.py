@@ -9,20 +9,20 @@ The model is served by anything that speaks the OpenAI protocol: `swift deploy`,
 there), `report.json`, and the trajectories for `bash deepeyes.sh report FOLDER`. The judge of the plugin, with its
 `DEEPEYES_JUDGE_*` settings, is asked only about answers in which the rule finds no option.
 
-Exit status: 0 all was answered and read; 1 something was not, and the message says what; 2 wrong usage.
+Exit status: 0 every row was asked, answered and read; 1 something was not, and the message says what; 2 wrong usage.
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
 import json
 import os
 import random
 import re
 import sys
 import time
-import zlib
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -35,13 +35,13 @@ from eval_bench import BadRow, Bench, EvalError, Item, read_bench  # noqa: E402 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from eval_endpoint import Endpoint, EvalScheduler
+    from eval_endpoint import Endpoint, EvalScheduler, Family
     from eval_run import Job, Journal, Play, Prompt
 
 JUDGE_PATIENCE = 30.0
 """Seconds that a missing judge is waited for, unless DEEPEYES_JUDGE_PATIENCE says otherwise: here nothing is lost."""
 VIEW_TRIES = 10
-"""How many first rows may be unreadable before the check of the view is given up."""
+"""How many first rows may be unreadable or refused before the check of the view is given up."""
 
 
 class UsageError(EvalError):
@@ -79,9 +79,11 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     add("--judge", choices=["server", "rule", "none"], help="for answers that the rule can't read; DEEPEYES_JUDGE")
     add("--concurrency", type=_whole, default=16, help="trajectories under way (default: %(default)s)")
     add("--retries", type=int, default=20, help="of a request, with backoff up to 8 s (default: %(default)s)")
-    add("--timeout", type=float, default=600.0, help="seconds for one reply (default: %(default)s)")
-    add("--skip-view-check", action="store_true", help="go on where the server scales our views again")
+    add("--timeout", type=float, default=300.0, help="seconds for one reply (default: %(default)s)")
+    add("--patience", type=float, default=600.0, help="for one reply with its retries (default: %(default)s)")
+    add("--skip-view-check", action="store_true", help="do not ask whether the server scales our views again")
     add("--out", type=Path, help="folder of the run (default: output/eval/BENCH-MODEL-zoom, -blank or -notool)")
+    add("--fresh", action="store_true", help="begin anew: what the folder of the run holds is renamed")
     return parser.parse_args(arguments)
 
 
@@ -117,33 +119,100 @@ async def evaluate(options: argparse.Namespace, bench: Bench) -> int:
         The exit status.
     """
     try:
-        import deepeyes_plugin as plugin  # noqa: PLC0415 - brings in swift
+        import deepeyes_plugin as plugin  # noqa: F401, PLC0415 - brings in swift
     except ValueError as error:  # its SettingsError
         raise UsageError(str(error)) from error
     import eval_endpoint  # noqa: PLC0415
-    import eval_run  # noqa: PLC0415
 
     endpoint = eval_endpoint.Endpoint(
         url=options.url,
-        model=options.model or _earlier_model(options.out),
+        model=options.model,
         api_key=os.environ.get("OPENAI_API_KEY") or "EMPTY",
         retries=options.retries,
         timeout=options.timeout,
+        patience=options.patience,
         extra=options.extra,
     )
-    model = await endpoint.find_model()
-    family = eval_endpoint.FAMILIES[options.family] if options.family else eval_endpoint.family_of(model)
+    try:
+        return await _evaluate(options, bench, endpoint)
+    finally:
+        await endpoint.close()
+
+
+async def _evaluate(options: argparse.Namespace, bench: Bench, endpoint: Endpoint) -> int:
+    import eval_endpoint  # noqa: PLC0415
+    import eval_run  # noqa: PLC0415
+
+    earlier = None if options.fresh else _earlier_model(options.out)
+    answers = await endpoint.find_model(earlier, wait=False)
+    family = eval_endpoint.FAMILIES[options.family] if options.family else eval_endpoint.family_of(endpoint.model)
     _configure(options, family.coordinates)
     endpoint.template = eval_endpoint.EndpointTemplate(family, options.max_pixels)
     _drop_unknown_sources(bench)
-    how = options.options or ("keep" if bench.cycled else "shuffle")
     tool = not options.no_tool
-    prompt = _prompt(options, tool=tool)
-    settings = {
+    sampling = eval_run.Sampling(options.max_tokens, options.temperature, options.top_p, options.seed)
+    play = eval_run.Play(_prompt(options, tool=tool), tool, bench.name, sampling, options.concurrency)
+    settings = _settings(options, bench, endpoint, family, play.prompt)
+    short = re.sub(r"[^\w.-]+", "-", endpoint.model.rstrip("/").rpartition("/")[2])
+    kind = ("blank" if options.blank_crops else "zoom") if tool else "notool"
+    out = options.out or ROOT / "output" / "eval" / f"{bench.name}-{short}-{kind}"
+    with contextlib.closing(_journal(out, fresh=options.fresh)) as journal:
+        seconds, started = _same_settings(out, settings)
+        jobs = eval_run.make_jobs(_choose(bench, options), settings["options"], options.seed, options.samples)
+        if journal.answers:
+            say(f"comparing {len(journal.answers)} answers that are there with the rows")
+        stale = await eval_run.drop_stale(jobs, play, journal)
+        todo = [job for job in jobs if job.id not in journal.answers]
+        if todo and not answers:
+            endpoint.model = options.model or ""
+            await endpoint.find_model(earlier, wait=True)
+            settings |= {"model": endpoint.model, "root": endpoint.root}
+            _same_settings(out, settings)
+        _tell(jobs, len(todo), stale, started, journal)
+        facts: dict[str, Any] = {**settings, "url": options.url, "samples": options.samples, "view_tokens": None}
+        notes = [bench.note(), _prompt_note(options, bench)]
+        for note in filter(None, notes):
+            say(note)
+        outcome = eval_run.Outcome()
+        start = time.monotonic()
+        try:
+            if todo:
+                scheduler = eval_endpoint.EvalScheduler(endpoint, options.max_turns, blank_crops=options.blank_crops)
+                if not options.skip_view_check:
+                    facts["view_tokens"] = await _check_view(todo, play, scheduler, endpoint, new=not journal.answers)
+                outcome = await eval_run.play_all(jobs, play, scheduler, journal)
+        finally:
+            times = {"started": started, "wall_seconds": seconds + time.monotonic() - start}
+            _write_json(out / "run.json", {"settings": settings, **times})
+        bad = dict.fromkeys([*bench.bad, *outcome.bad])
+        facts["bad_rows"], facts["refused"] = [asdict(row) for row in bad], [asdict(row) for row in outcome.refused]
+        notes.insert(1, (facts["view_tokens"] or {}).get("note"))
+        facts["notes"] = list(filter(None, notes))
+        return await asyncio.to_thread(_finish, options, journal, jobs, {**facts, **times})
+
+
+def _tell(jobs: Sequence[Job], missing: int, stale: int, started: float, journal: Journal) -> None:
+    """Tells what is to be asked, and what is not."""
+    questions, out = len({job.item.group for job in jobs}), journal.directory
+    say(f"{len(jobs)} answers to {questions} questions, {missing} to get, in {out}")
+    if stale:
+        say(f"{stale} of them were to rows that have changed since, and are asked again")
+    if kept := len(jobs) - missing:
+        when = time.strftime("%Y-%m-%d %H:%M", time.localtime(started))
+        say(f"{kept} answers are kept from the run started {when}; another model needs its own --out, or --fresh")
+
+
+def _settings(
+    options: argparse.Namespace, bench: Bench, endpoint: Endpoint, family: Family, prompt: Prompt
+) -> dict[str, Any]:
+    """Returns what an answer depends on besides its row."""
+    import deepeyes_plugin as plugin  # noqa: PLC0415
+
+    return {
         "bench": bench.name,
-        "rows": f"{zlib.crc32(repr([(item.id, item.question, item.options) for item in bench.items]).encode()):08x}",
-        "model": model,
-        "tool": tool,
+        "model": endpoint.model,
+        "root": endpoint.root,
+        "tool": not options.no_tool,
         "blank_crops": options.blank_crops,
         "family": family.name,
         "coordinates": plugin.SETTINGS.coordinates.value,
@@ -151,39 +220,24 @@ async def evaluate(options: argparse.Namespace, bench: Bench) -> int:
         "rules": plugin.SETTINGS.rules.value,
         **{name: getattr(options, name) for name in ("max_turns", "max_pixels", "max_tokens", "temperature", "top_p")},
         "extra": options.extra,
-        "options": how,
+        "options": options.options or ("keep" if bench.cycled else "shuffle"),
         "seed": options.seed,
         "prompt": asdict(prompt),
     }
-    short = re.sub(r"[^\w.-]+", "-", model.rstrip("/").rpartition("/")[2])
-    kind = ("blank" if options.blank_crops else "zoom") if tool else "notool"
-    out = options.out or ROOT / "output" / "eval" / f"{bench.name}-{short}-{kind}"
-    facts: dict[str, Any] = {**settings, "url": options.url, "samples": options.samples, "view_tokens": None}
-    journal = eval_run.Journal(out)
-    seconds, facts["started"] = _same_settings(out, settings)
 
-    jobs = eval_run.make_jobs(_choose(bench, options), how, options.seed, options.samples)
-    todo = [job for job in jobs if job.id not in journal.answers]
-    say(f"{len(jobs)} answers to {len({job.item.group for job in jobs})} questions, {len(todo)} to get, in {out}")
-    sampling = eval_run.Sampling(options.max_tokens, options.temperature, options.top_p, options.seed)
-    play = eval_run.Play(prompt, tool, bench.name, sampling, options.concurrency)
-    outcome = eval_run.Outcome()
-    start = time.monotonic()
-    try:
-        if todo:
-            scheduler = eval_endpoint.EvalScheduler(endpoint, options.max_turns, blank_crops=options.blank_crops)
-            facts["view_tokens"] = await _check_view(todo, play, scheduler, endpoint, skip=options.skip_view_check)
-            outcome = await eval_run.play_all(jobs, play, scheduler, journal)
-    finally:
-        facts["wall_seconds"] = seconds + time.monotonic() - start
-        times = {name: facts[name] for name in ("started", "wall_seconds")}
-        _write_json(out / "run.json", {"settings": settings, **times})
+
+def _journal(out: Path, *, fresh: bool) -> Journal:
+    """Opens the journal of a run; a fresh one takes the place of an earlier run, which is renamed."""
+    from eval_run import Journal  # noqa: PLC0415
+
+    journal = Journal(out)
+    if fresh and (out / "run.json").is_file():
+        aside = out.with_name(f"{out.name}-until-{time.strftime('%Y%m%d-%H%M%S')}")
+        out.rename(aside)
         journal.close()
-        await endpoint.close()
-    bad = dict.fromkeys([*bench.bad, *outcome.bad])
-    facts["bad_rows"], facts["refused"] = [asdict(row) for row in bad], [asdict(row) for row in outcome.refused]
-    facts["notes"] = [note for note in [bench.note(), (facts["view_tokens"] or {}).get("note")] if note]
-    return await asyncio.to_thread(_finish, options, journal, jobs, facts)
+        journal = Journal(out)
+        say(f"the earlier run is in {aside} now")
+    return journal
 
 
 def _earlier_model(out: Path | None) -> str | None:
@@ -230,6 +284,21 @@ def _prompt(options: argparse.Namespace, *, tool: bool) -> Prompt:
         raise UsageError(f"--prompt-from {options.prompt_from}: {error}") from error
 
 
+def _prompt_note(options: argparse.Namespace, bench: Bench) -> str | None:
+    """Says so where a prompt is not that of the training rows, or --prompt-from is of no use."""
+    import deepeyes_plugin as plugin  # noqa: PLC0415
+
+    unused = "; --prompt-from is not used" if options.prompt_from else ""
+    if options.no_tool:
+        own = any(item.row is None or plugin.has_tool(item.row) for item in bench.items)
+        return f"without the tool the prompt is the evaluation's own{unused}" if own or unused else None
+    if all(item.row is not None for item in bench.items):
+        return f"the rows bring their own prompt{unused}" if unused else None
+    if unused:
+        return None
+    return "the prompt is the evaluation's own, not what training showed; --prompt-from PARQUET takes that of its rows"
+
+
 def _drop_unknown_sources(bench: Bench) -> None:
     """Moves own rows of a source that has no scoring to the bad ones."""
     import deepeyes_plugin as plugin  # noqa: PLC0415
@@ -270,59 +339,86 @@ def _same_settings(out: Path, settings: dict[str, Any]) -> tuple[float, float]:
         return 0.0, now
     earlier = json.loads(path.read_text(encoding="utf-8"))
     found = earlier["settings"]
+    roots = found.get("root"), settings["root"]
+    if None in roots:  # not every endpoint says it, nor at any time
+        settings["root"] = found["root"] = roots[0] or roots[1]
     differing = [name for name in settings if found.get(name) != settings[name]]
     if differing:
         listed = "; ".join(f"{name}: {found.get(name)!r:.80} then, {settings[name]!r:.80} now" for name in differing)
-        raise UsageError(f"{out} holds a run with other settings ({listed}). Give this one its own folder with --out")
+        raise UsageError(
+            f"{out} holds a run with other settings ({listed}). Give this one its own folder with --out, or set the "
+            "earlier one aside with --fresh"
+        )
     return float(earlier["wall_seconds"]), float(earlier["started"])
 
 
 async def _check_view(
-    todo: Sequence[Job], play: Play, scheduler: EvalScheduler, endpoint: Endpoint, *, skip: bool
+    todo: Sequence[Job], play: Play, scheduler: EvalScheduler, endpoint: Endpoint, *, new: bool
 ) -> dict[str, Any] | None:
-    """Asks the endpoint how many tokens it makes of the first view that can be made.
+    """Asks the endpoint how many tokens it makes of the first view that can be made and is not refused.
 
     Raises:
-        EndpointError: It makes more or fewer than a model of this family makes of the view as it is.
+        EndpointError: It makes more or fewer than a model of this family makes of the view as it is; or it refuses
+            all, and nothing was answered before (`new`).
     """
     from eval_endpoint import MARKUP_TOKENS, EndpointError, RefusedError  # noqa: PLC0415
 
-    template = endpoint.template
+    refusal: RefusedError | None = None
     for job in todo[:VIEW_TRIES]:
         try:
             view = (await scheduler.view(await asyncio.to_thread(job.item.load))).image
         except Exception:  # noqa: BLE001, S112 - a row that can't be read is reported when its turn comes
             continue
+        messages = play.request(job).messages
         try:
-            expected, seen = await endpoint.check_view(play.request(job).messages, view)
+            expected, seen = await endpoint.check_view(messages, view)
         except RefusedError as error:
-            raise EndpointError(f"{endpoint.url} refuses a question with its image: {error}") from error
+            refusal = error
+            continue
         found: dict[str, Any] = {"size": list(view.size), "expected": expected, "seen": seen, "note": None}
         if seen is None:
             found["note"] = "the endpoint counts no tokens, so whether it shows our views unscaled is not known"
-        elif not expected <= seen <= expected + MARKUP_TOKENS and not skip:
+        elif not expected <= seen <= expected + MARKUP_TOKENS:
             raise EndpointError(
                 f"{endpoint.url} makes {seen} tokens of a view of {view.width} x {view.height} pixels, where "
                 f"{expected} to {expected + MARKUP_TOKENS} were expected: it scales the view again, and boxes would be "
                 "out of place. Start the server with MAX_PIXELS at least that of --max-pixels, or name the right "
                 "--family; for a model of another kind: --skip-view-check"
             )
-        elif play.tool and template is not None:
-            least, made = await endpoint.check_view(play.request(job).messages, template.smallest())
-            if made is not None and made > least + MARKUP_TOKENS:
-                found["note"] = (
-                    f"the server makes {made} tokens of a crop of {least}: it scales small crops up, unlike "
-                    'training; for vLLM: --extra \'{"mm_processor_kwargs": {"do_resize": false}}\''
-                )
+        elif play.tool:
+            found["note"] = await _crop_note(messages, endpoint)
         if found["note"]:
             say(found["note"])
         return found
+    if refusal and new:
+        raise EndpointError(
+            f"{endpoint.url} refuses all of the first questions with their images: {refusal}. Does it serve "
+            f"{endpoint.model!r}, and does that take images? To ask without this check: --skip-view-check"
+        ) from refusal
     return None
+
+
+async def _crop_note(messages: list[dict[str, Any]], endpoint: Endpoint) -> str | None:
+    """Says so where the endpoint does not show the smallest crop as training does."""
+    from eval_endpoint import MARKUP_TOKENS, RefusedError  # noqa: PLC0415
+
+    assert endpoint.template is not None  # noqa: S101 - for mypy: the caller set it
+    try:
+        least, made = await endpoint.check_view(messages, endpoint.template.smallest())
+    except RefusedError as error:
+        return f"the endpoint refuses the smallest crop: {error}"
+    if made is None or made <= least + MARKUP_TOKENS:
+        return None
+    return (
+        f"the server makes {made} tokens of a crop of {least}: it scales small crops up, unlike "
+        'training; for vLLM: --extra \'{"mm_processor_kwargs": {"do_resize": false}}\''
+    )
 
 
 def _finish(options: argparse.Namespace, journal: Journal, jobs: Sequence[Job], facts: dict[str, Any]) -> int:
     """Judges what was played, and writes and prints the report."""
     import eval_report  # noqa: PLC0415
+    from report import MAX_TRAJECTORIES  # noqa: PLC0415
 
     import deepeyes_plugin as plugin  # noqa: PLC0415
 
@@ -332,7 +428,11 @@ def _finish(options: argparse.Namespace, journal: Journal, jobs: Sequence[Job], 
     label = "rule" if ruled else f"{settings.judge.model or ', '.join(settings.judge.urls)}"
     facts["judge"] = "none" if judge is None else label
     verdicts = eval_report.Verdicts(out / "verdicts.jsonl", judge, label)
-    records = [journal.answers[job.id] for job in jobs if job.id in journal.answers]
+    records = [
+        {**journal.answers[job.id], "group": job.item.group, "category": job.item.category}
+        for job in jobs
+        if job.id in journal.answers
+    ]
     try:
         results, traces = eval_report.judge_all(records, verdicts, settings.rules)
     finally:
@@ -342,10 +442,11 @@ def _finish(options: argparse.Namespace, journal: Journal, jobs: Sequence[Job], 
     report = eval_report.make_report(results, facts)
     _write_json(out / "report.json", report)
     print(eval_report.render(report))
-    say(f"{out / 'report.json'}; every trajectory: bash deepeyes.sh report {out}")
+    limit = f" --limit {len(traces)}" if len(traces) > MAX_TRAJECTORIES else ""
+    say(f"{out / 'report.json'}; every trajectory: bash deepeyes.sh report {out}{limit}")
     if verdicts.error is not None:
         say(f"{verdicts.error}\neval: answers are kept; with a judge, the same command completes the report")
-    return int(bool(facts["refused"] or (report["all"] or {"unread": 1})["unread"]))
+    return int(bool(facts["refused"] or facts["bad_rows"] or (report["all"] or {"unread": 1})["unread"]))
 
 
 def _write_json(path: Path, value: object) -> None:
@@ -375,10 +476,12 @@ def compare(arguments: Sequence[str]) -> int:
             raise UsageError(f"{folder} holds no report.json; expected the folder of a finished evaluation")
         reports.append(json.loads(path.read_text(encoding="utf-8")))
     try:
-        figures, text = eval_report.compare_runs(*reports)
+        figures, text, notes = eval_report.compare_runs(*reports)
     except ValueError as error:
         raise UsageError(str(error)) from error
-    print(json.dumps(figures, indent=1) if options.json else text)
+    print(json.dumps(figures, indent=1) if options.json else "\n".join([text, *notes]))
+    for note in notes if options.json else ():
+        say(note)
     return 0
 
 

@@ -19,6 +19,7 @@ from __future__ import annotations
 import base64
 import binascii
 import csv
+import itertools
 import json
 import random
 import re
@@ -99,9 +100,9 @@ class Bench:
         """Adds the item that `make` returns for `arguments`, or notes why it can't."""
         try:
             item = make(*arguments)
-        except (ValueError, KeyError, TypeError, IndexError, OSError) as error:
+        except (ValueError, LookupError, TypeError, AttributeError, OSError) as error:
             reason = f"no field {error}" if isinstance(error, KeyError) else str(error)
-            self.bad.append(BadRow(where, reason[:300]))
+            self.bad.append(BadRow(*(text[:300].encode(errors="replace").decode() for text in (where, reason))))
         else:
             self.items.append(item)
 
@@ -171,6 +172,8 @@ def _existing(data: Path | None, what: str) -> Path:
 def _text(value: object, name: str) -> str:
     if not isinstance(value, str) or not value.strip():
         raise ValueError(f"{name} is {value!r:.80}; expected a text")
+    if any("\ud800" <= character <= "\udfff" for character in value):
+        raise ValueError(f"{name} is {value!r:.80}; expected UTF-8")
     return value.strip()
 
 
@@ -214,7 +217,7 @@ def _vstar_item(folder: str, stem: str, image: Path | None, note: Path | None) -
         raise ValueError("a JSON without its image" if image is None else "an image without its JSON")
     row = json.loads(note.read_text(encoding="utf-8"))
     options = _options(row["options"])
-    name = f"{folder}/{stem}"
+    name = _text(f"{folder}/{stem}", "the name of the file")
     return Item(name, name, folder, _text(row["question"], "question"), options[0], lambda: str(image), options)
 
 
@@ -224,15 +227,17 @@ _OPTION_LINE = re.compile(r"^\s*\(?([A-Z])[).]\s*(.+?)\s*$", re.MULTILINE)
 def _read_vstar_lines(path: Path, folder: Path) -> Bench:
     """Reads a file of lines like V*Bench's `test_questions.jsonl`."""
     bench = Bench(path.stem)
-    with path.open(encoding="utf-8") as lines:
+    images: set[str] = set()
+    with path.open("rb") as lines:
         for number, line in enumerate(lines, 1):
             if line.strip():
-                bench.add(f"{path.name} line {number}", _line_item, line, folder)
+                bench.add(f"{path.name} line {number}", _line_item, line, folder, images)
     return bench.finish()
 
 
-def _line_item(line: str, folder: Path) -> Item:
-    row = json.loads(line)
+def _line_item(line: bytes, folder: Path, images: set[str]) -> Item:
+    """Makes an item. It is named by its image; a further question about the same one by its number, too."""
+    row = json.loads(line.decode("utf-8-sig"))
     if not isinstance(row, dict):
         raise ValueError(f"the line is {row!r:.80}; expected a JSON object")  # noqa: TRY004 - the row is bad, not the code
     image, text = folder / _text(row["image"], "image"), _text(row["text"], "text")
@@ -246,7 +251,10 @@ def _line_item(line: str, folder: Path) -> Item:
     question = _text(text[: _OPTION_LINE.search(text).start()], "question")  # type: ignore[union-attr] # _options found two
     right = _place(row["label"], len(options))
     name = str(Path(row["image"]).with_suffix(""))
-    category = str(row.get("category") or "all")
+    category = _text(str(row.get("category") or "all"), "category")
+    if name in images and row.get("question_id") is not None:
+        name = _text(f"{name} #{row['question_id']}", "question_id")
+    images.add(name)
     return Item(name, name, category, question, options[right], lambda: str(image), options, right)
 
 
@@ -261,11 +269,15 @@ def _place(letter: object, count: int) -> int:
 # HR-Bench
 
 
+FAULT = "\0fault"
+"""In the place of the columns of a row that can't be read, with the reason; no column has this name."""
+
+
 class _Table(Protocol):
     """A table whose image column is read cell by cell."""
 
     def rows(self) -> Iterator[dict[str, Any]]:
-        """Gives every row, its image left out."""
+        """Gives every row, its image left out; one that can't be read holds only a `FAULT`."""
 
     def image(self, place: int) -> Any:
         """Returns one cell of the image column."""
@@ -295,17 +307,22 @@ def _read_hrbench(name: str, path: Path) -> Bench:
 
 def _hrbench_item(row: Mapping[str, Any], cell: _Cell, occurrences: Counter[tuple[Any, ...]]) -> Item:
     """Makes an item. Rows with the same question and options are one group, one of each cycle at a time."""
+    if fault := row.get(FAULT):
+        raise ValueError(fault)
     if row.get("index") in (None, ""):
         raise ValueError("no index")
-    question = _text(row["question"], "question")
-    options = _options([row[letter] for letter in LETTERS[:8] if _is_given(row.get(letter))])
-    right = _place(row["answer"], len(options))
+    index, question = _text(str(row["index"]), "index"), _text(row["question"], "question")
+    given = [letter for letter in LETTERS[:8] if _is_given(row.get(letter))]
+    options = _options([row[letter] for letter in given])
+    if (letter := str(row["answer"]).strip().upper()) not in given:
+        raise ValueError(f"the right option is {row['answer']!r:.40}; expected one of {', '.join(given)}")
+    right = given.index(letter)
     alike = (question, frozenset(options), str(row.get("category")), options[right])
     twin = (*alike, str(row.get("cycle_category")))
     group = f"{question[:60]} #{_digest(alike)}.{occurrences[twin]}"
     occurrences[twin] += 1
-    category = str(row.get("category") or "all")
-    return Item(str(row["index"]), group, category, question, options[right], cell, options, right)
+    category = _text(str(row.get("category") or "all"), "category")
+    return Item(index, group, category, question, options[right], cell, options, right)
 
 
 def _digest(value: tuple[Any, ...]) -> str:
@@ -315,7 +332,8 @@ def _digest(value: tuple[Any, ...]) -> str:
 
 
 def _is_given(value: object) -> bool:
-    return isinstance(value, str) and value.strip().casefold() not in ("", "nan")
+    """Tells whether a cell holds something; a missing one is None, NaN (which does not equal itself) or blank."""
+    return value is not None and value == value and bool(str(value).strip())  # noqa: PLR0124
 
 
 @dataclass(frozen=True)
@@ -358,7 +376,7 @@ class _Lines:
         for line in self._file:
             start, self.offset = self.offset, self.offset + len(line)
             text = line if self._images else _LONG.sub(b"", line)  # the csv module would go through it bit by bit
-            yield text.decode("utf-8" if start else "utf-8-sig")
+            yield text.decode("utf-8" if start else "utf-8-sig", "surrogateescape")  # `_text` tells
 
 
 class _Tsv:
@@ -374,20 +392,27 @@ class _Tsv:
         with self._path.open("rb") as file:
             lines = _Lines(file, images=False)
             reader = csv.reader(lines, delimiter="\t")
-            self._names = next(reader, [])
+            try:
+                self._names = next(reader, [])
+            except csv.Error as error:
+                raise BenchError(f"{self._path}: the head can't be read: {error}") from error
             if missing := {"index", "question", "answer", "image"} - set(self._names):
                 raise BenchError(f"{self._path}: no column {', '.join(sorted(missing))}; found {self._names!r:.300}")
-            start = lines.offset
-            for cells in reader:
-                self._offsets.append(start)
+            while True:
                 start = lines.offset
-                row = dict(zip(self._names, cells, strict=False))
+                try:
+                    row = dict(zip(self._names, next(reader), strict=False))
+                except StopIteration:
+                    return
+                except csv.Error as error:
+                    row = {FAULT: f"the line can't be read: {error}"}
+                self._offsets.append(start)
                 row.pop("image", None)
                 yield row
 
     def image(self, place: int) -> Any:
         with self._path.open("rb") as file:
-            cells = next(csv.reader(_Lines(file, self._offsets[place], images=True), delimiter="\t"))
+            cells = next(csv.reader(_Lines(file, self._offsets[place], images=True), delimiter="\t"), [])
         return dict(zip(self._names, cells, strict=False)).get("image")
 
 
@@ -407,6 +432,7 @@ class _Parquet:
     def __init__(self, path: Path, heavy: str) -> None:
         import pyarrow.parquet as pq  # noqa: PLC0415 - only where a parquet is read
 
+        self._path = path
         self._columns = _parquet_columns(path)
         if heavy not in self._columns:
             raise BenchError(f"{path}: no column {heavy}; found {self._columns!r:.300}")
@@ -417,21 +443,29 @@ class _Parquet:
         self._next = -1
 
     def rows(self) -> Iterator[dict[str, Any]]:
+        import pyarrow as pa  # noqa: PLC0415
+
         light = [name for name in self._columns if name != self._heavy]
-        for batch in self._file.iter_batches(batch_size=512, columns=light):
-            yield from batch.to_pylist()
+        try:
+            for batch in self._file.iter_batches(batch_size=512, columns=light):
+                yield from batch.to_pylist()
+        except (pa.ArrowException, ValueError, OSError) as error:
+            raise BenchError(f"{self._path} is damaged; expected a whole parquet file: {error}") from error
 
     def image(self, place: int) -> Any:
         with self._lock:
-            if not self._next <= place or self._next < 0:
-                self._rewind(place)
-            while self._next < place:
-                next(self._cells)
-                self._next += 1
-            self._next += 1
-            return next(self._cells)
+            first, self._next = self._next, -1  # stays so where a cell can't be read: a generator that raised is over
+            if not 0 <= first <= place:
+                first = self._rewind(place)
+            try:
+                cell = next(itertools.islice(self._cells, place - first, None))
+            except StopIteration as error:  # asyncio would wait for ever
+                raise ValueError(f"{self._path} ends before row {place}") from error
+            self._next = place + 1
+            return cell
 
-    def _rewind(self, place: int) -> None:
+    def _rewind(self, place: int) -> int:
+        """Goes back to the start of a row's group, and returns the first row there."""
         start = 0
         for group in range(self._file.num_row_groups):
             rows = self._file.metadata.row_group(group).num_rows
@@ -441,7 +475,7 @@ class _Parquet:
         groups = list(range(group, self._file.num_row_groups))
         batches = self._file.iter_batches(batch_size=1, row_groups=groups, columns=[self._heavy])
         self._cells = (batch.to_pylist()[0][self._heavy] for batch in batches)
-        self._next = start
+        return start
 
 
 # This project's own rows
@@ -455,9 +489,17 @@ def _read_own(path: Path) -> Bench:
     return bench.finish()
 
 
+def _struct(row: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    value = row.get(name) or {}
+    if not isinstance(value, dict):
+        raise ValueError(f"{name} is {value!r:.80}; expected a struct")  # noqa: TRY004 - the row is bad, not the code
+    return value
+
+
 def _own_item(row: dict[str, Any], place: int, table: _Parquet) -> Item:
-    question = _text((row.get("extra_info") or {}).get("question"), "extra_info.question")
-    reference = _text((row.get("reward_model") or {}).get("ground_truth"), "reward_model.ground_truth")
+    extra_info, reward_model = (_struct(row, name) for name in ("extra_info", "reward_model"))
+    question = _text(extra_info.get("question"), "extra_info.question")
+    reference = _text(reward_model.get("ground_truth"), "reward_model.ground_truth")
     source = _text(row.get("data_source"), "data_source")
     users = [str(turn.get("content")) for turn in row["prompt"] or [] if turn.get("role") == "user"]
     if len(users) != 1 or users[0].count("<image>") != 1:

@@ -13,9 +13,10 @@ from __future__ import annotations
 
 import asyncio
 import io
+import json
 import re
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import openai
 from eval_bench import EvalError
@@ -32,13 +33,19 @@ from swift.template.vision_utils import load_image
 import deepeyes_plugin as plugin
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Awaitable, Sequence
+
+T = TypeVar("T")
 
 MERGE = 2
 """Patches along each side of an image token."""
 MIN_IMAGE_TOKENS = 4
 """Of every image; qwen_vl_utils scales smaller ones up."""
 GREY = (128, 128, 128)
+PROBE_TIMEOUT = 10.0
+"""Seconds for the list of models where it is of use, but not needed."""
+TOKEN_LIMITS = ("max_tokens", "max_completion_tokens")
+"""What the protocol calls the most tokens of a turn; OpenAI's reasoning models take the second alone."""
 MARKUP_TOKENS = 8
 """How many more tokens than those of its pixels an image may take: Qwen's models put one before it and one after."""
 
@@ -131,6 +138,7 @@ class EvalRequest(RolloutInferRequest):  # type: ignore[misc]  # swift ships no 
     prompt_tokens: int = 0
     completion_tokens: int = 0
     finish_reason: str | None = None
+    refusal: str | None = None
 
 
 class Endpoint:
@@ -146,44 +154,71 @@ class Endpoint:
         api_key: str,
         retries: int,
         timeout: float,
+        patience: float,
         extra: dict[str, Any] | None = None,
     ) -> None:
         """Makes a client; nothing is sent yet.
 
         Args:
             url: Base URL, as http://127.0.0.1:8000/v1.
-            model: Served name; None takes the first of `/models`.
+            model: Served name; None looks it up.
             api_key: Sent as a bearer token; stands in no message and no file.
             retries: How often a request is repeated after a fault that may pass.
             timeout: Seconds for one reply.
+            patience: Seconds for one reply with all its retries; no less than `timeout`.
             extra: Further fields of every request.
         """
         self.url = url
         self.model = model or ""
+        self.root: str | None = None
         self.template: EndpointTemplate | None = None
         self._key = api_key
         self._extra = extra
-        self._client = openai.AsyncOpenAI(base_url=url, api_key=api_key, max_retries=retries, timeout=timeout)
+        self._patience = max(patience, timeout)
+        self._limit = "max_tokens"
+        self._client = openai.AsyncOpenAI(
+            base_url=url,
+            api_key=api_key,
+            max_retries=retries,
+            timeout=timeout,
+            http_client=openai.DefaultAsyncHttpxClient(event_hooks={"response": [_tell_faults]}),
+        )
 
     async def close(self) -> None:
         """Closes the connections."""
         await self._client.close()
 
-    async def find_model(self) -> str:
-        """Returns the served name, looked up where none was given.
+    async def find_model(self, earlier: str | None, *, wait: bool) -> bool:
+        """Looks up the served name where none was given, and in `root` the path behind it where the endpoint says it.
+
+        Args:
+            earlier: Name that the run had before: taken where it is still served, or where nobody answers.
+            wait: Whether to retry, and to raise where nobody answers.
+
+        Returns:
+            Whether there was an answer. An endpoint without `/models` counts, where a name is known.
 
         Raises:
-            EndpointError: No list of models came back, or an empty one.
+            EndpointError: No list of models came back, or an empty one, and one is needed.
         """
+        known = self.model or earlier
+        client = self._client if wait or not known else self._client.with_options(max_retries=0, timeout=PROBE_TIMEOUT)
+        try:
+            served = {
+                model.id: getattr(model, "root", None)
+                for model in (await self._in_time(client.models.list(), "/models")).data
+            }
+        except (openai.OpenAIError, EndpointError, ValueError, TypeError, AttributeError) as error:
+            if not known or (wait and isinstance(error, (openai.APIConnectionError, EndpointError))):
+                raise error if isinstance(error, EndpointError) else self._error(error, "/models") from error
+            self.model = known
+            return not isinstance(error, openai.APIConnectionError)
         if not self.model:
-            try:
-                served = [model.id for model in (await self._client.models.list()).data]
-            except (openai.OpenAIError, ValueError, TypeError, AttributeError) as error:
-                raise self._error(error, "/models") from error
             if not served:
                 raise EndpointError(f"{self.url}/models lists no model; name one with --model")
-            self.model = served[0]
-        return self.model
+            self.model = earlier if earlier in served else next(iter(served))
+        self.root = served.get(self.model)
+        return True
 
     async def check_view(self, messages: list[dict[str, Any]], view: Image.Image) -> tuple[int, int | None]:
         """Counts the tokens that the endpoint makes of a view: with more or fewer, boxes would be out of place.
@@ -212,15 +247,26 @@ class Endpoint:
             for name in ("max_tokens", "temperature", "top_p", "seed")
             if (value := getattr(request_config, name)) is not None
         }
-        completion = await self._complete(to_openai(infer_request.messages, infer_request.sent), options)
+        try:
+            completion = await self._complete(to_openai(infer_request.messages, infer_request.sent), options)
+        except RefusedError as error:
+            if not any(message["role"] == "assistant" for message in infer_request.messages):
+                raise
+            infer_request.finish_reason, infer_request.refusal = "refused", str(error)
+            return self._response("", "refused", UsageInfo(0, 0, 0))  # what the model did before counts
         choice, usage = completion.choices[0], completion.usage
         prompt, spent = (usage.prompt_tokens, usage.completion_tokens) if usage else (0, 0)
         infer_request.prompt_tokens += prompt
         infer_request.completion_tokens += spent
         infer_request.finish_reason = choice.finish_reason
-        message = ChatMessage(role="assistant", content=choice.message.content or "")
-        swift_choice = ChatCompletionResponseChoice(0, message, choice.finish_reason, token_ids=[])
-        return ChatCompletionResponse(self.model, [swift_choice], UsageInfo(prompt, spent, prompt + spent))
+        usage = UsageInfo(prompt, spent, prompt + spent)
+        return self._response(choice.message.content or "", choice.finish_reason, usage)
+
+    def _response(self, content: str, finish_reason: str, usage: Any) -> Any:
+        message = ChatMessage(role="assistant", content=content)
+        return ChatCompletionResponse(
+            self.model, [ChatCompletionResponseChoice(0, message, finish_reason, token_ids=[])], usage
+        )
 
     def _encode(self, image: Any) -> str:
         assert self.template is not None  # noqa: S101 - for mypy: the caller set it
@@ -229,22 +275,37 @@ class Endpoint:
         return plugin.to_data_uri(self.template.scale(load_image(image)))
 
     async def _complete(self, messages: list[dict[str, Any]], options: dict[str, Any]) -> Any:
+        limit, path = self._limit, "/chat/completions"
+        options = {limit if name in TOKEN_LIMITS else name: value for name, value in options.items()}
         try:
-            completion = await self._client.chat.completions.create(
-                model=self.model,
-                messages=messages,  # type: ignore[arg-type]  # plain dicts
-                extra_body=self._extra,
-                **options,
+            return await self._in_time(
+                self._client.chat.completions.create(
+                    model=self.model,
+                    messages=messages,  # type: ignore[arg-type]  # plain dicts
+                    extra_body=self._extra,
+                    **options,
+                ),
+                path,
             )
         except openai.APIStatusError as error:
-            if error.status_code in (400, 413, 422):
-                raise RefusedError(f"status {error.status_code}: {self._quote(error.message)}") from error
-            raise self._error(error, "/chat/completions") from error
+            if error.status_code not in (400, 413, 422):
+                raise self._error(error, path) from error
+            if limit != TOKEN_LIMITS[1] and re.search(rf"support.*{TOKEN_LIMITS[1]}", error.message, re.DOTALL):
+                self._limit = TOKEN_LIMITS[1]
+                return await self._complete(messages, options)
+            raise RefusedError(f"status {error.status_code}: {self._quote(error.message)}") from error
         except (openai.OpenAIError, ValueError) as error:
-            raise self._error(error, "/chat/completions") from error
-        if not getattr(completion, "choices", None):
-            raise EndpointError(f"{self.url} answered with no chat completion: {self._quote(repr(completion))}")
-        return completion
+            raise self._error(error, path) from error
+
+    async def _in_time(self, reply: Awaitable[T], path: str) -> T:
+        """Waits for a reply with all its retries, as long as the patience lasts."""
+        try:
+            return await asyncio.wait_for(reply, self._patience)
+        except asyncio.TimeoutError as error:
+            raise EndpointError(
+                f"{self.url}{path} gave no reply in {self._patience:g} s, retries included; does the server hang? "
+                "For a slow one: --timeout and --patience"
+            ) from error
 
     def _error(self, error: Exception, path: str) -> EndpointError:
         cause = f"{type(error).__name__}: {error}"
@@ -258,6 +319,27 @@ class Endpoint:
 
     def _quote(self, text: str) -> str:
         return text.replace(self._key, "***")[:500]
+
+
+async def _tell_faults(response: Any) -> None:
+    """Gives a reply a status that is retried where its own hides a fault that may pass.
+
+    swift deploy says with 400 that its vLLM died, and a gateway may say with 200 that what is behind it failed.
+    """
+    if response.request.method != "POST" or response.status_code not in (200, 400):
+        return
+    content = await response.aread()
+    if response.status_code == 400 and b"EngineCore encountered" in content:  # noqa: PLR2004 - HTTP
+        response.status_code = 503
+    elif response.status_code == 200 and not _is_completion(content):  # noqa: PLR2004 - HTTP
+        response.status_code = 502
+
+
+def _is_completion(content: bytes) -> bool:
+    try:
+        return isinstance(json.loads(content)["choices"][0]["message"], dict)
+    except (ValueError, LookupError, TypeError, RecursionError):
+        return False
 
 
 def to_openai(messages: Sequence[dict[str, Any]], images: Sequence[str]) -> list[dict[str, Any]]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
 from collections import Counter
 from dataclasses import asdict, dataclass
@@ -16,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from eval_bench import LETTERS
 from eval_stats import Share, accuracy, compare
+from report import group_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -24,8 +26,18 @@ if TYPE_CHECKING:
     import deepeyes_plugin as plugin
 
 BY_RULE = ("rule", "equal", "math", "too_long", "forged")
-BY_JUDGE = ("judge", "unparseable")
+UNPARSEABLE = "unparseable"
+BY_JUDGE = ("judge", UNPARSEABLE)
 UNREAD = "unread"
+REFUSED = "refused the request"
+"""In the plugin's JudgeError where the fault may be of one question, and not of the judge."""
+CHUNK = 64
+"""Questions that the judge is asked at a time: what it said of those before stays where it fails."""
+COMPARED = (
+    *("bench", "family", "coordinates", "crop_source", "rules", "max_turns", "max_pixels", "max_tokens", "temperature"),
+    *("top_p", "extra", "options", "seed", "samples", "judge", "prompt"),
+)
+"""Settings that two runs which are compared had better share; the model and the tool stand in the title."""
 LISTED = 20
 """Bad rows that the terminal shows; the JSON has all of them."""
 
@@ -36,11 +48,15 @@ _LEAD = re.compile(
 )
 
 
+_OPEN = r"[\s*_`\"'“‘«([{（【]*"  # noqa: RUF001 - as models write them
+_CLOSE = r"[\s*_`\"'”’»)\]}）】]*"  # noqa: RUF001
+
+
 def read_choice(answer: str, options: Sequence[str]) -> int | None:
     """Returns the place of the option that an answer names beyond doubt, else None.
 
-    Named is an option by its letter alone, by its text alone, or by its letter with any text that does not name
-    another one.
+    Named is an option by its letter alone, by its text alone, or by its letter with any text in which no other
+    option's letter stands as a word and no other option's text stands.
     """
 
     def plain(text: str) -> str:
@@ -53,18 +69,30 @@ def read_choice(answer: str, options: Sequence[str]) -> int | None:
     if plain(answer) in texts and len(plain(answer)) > 1:
         return texts.index(plain(answer))
     answer = _LEAD.sub("", answer).strip("*_`\"' ")
-    if alone := re.fullmatch(r"\W*([A-Za-z])\W*", answer):
+    if alone := re.fullmatch(rf"{_OPEN}([A-Za-z]){_CLOSE}[.,:;!]*{_CLOSE}", answer):
         place = LETTERS.find(alone[1].upper())
         return place if place < len(options) else None
     if plain(answer) in texts:
         return texts.index(plain(answer))
-    led = re.match(r"\W*([A-Z])\W*[).:,]\W*(.+)", answer)
+    led = re.match(rf"{_OPEN}([A-Z]){_CLOSE}[).:,）]\W*(.+)", answer)  # noqa: RUF001
     place = LETTERS.find(led[1]) if led else len(options)
     if led is None or place >= len(options):
         return None
-    others = {texts.index(plain(led[2]))} if plain(led[2]) in texts else set()
-    others |= {LETTERS.find(letter) for letter in re.findall(r"\b([A-Z])\b(?=[).:]|$)", led[2])}
-    return None if others - {place} else place
+    said, own = plain(led[2]), texts[place]
+    if said == own:
+        return place
+    doubts = any(
+        re.search(rf"(?<![A-Za-z]){LETTERS[other]}(?![A-Za-z])", led[2])
+        or _holds(said.replace(own, " ") if text in own else said, text)
+        for other, text in enumerate(texts)
+        if other != place
+    )
+    return None if doubts else place
+
+
+def _holds(said: str, text: str) -> bool:
+    """Tells whether a text stands in what was said; within a longer word it does not."""
+    return re.search(rf"(?<![a-z0-9]){re.escape(text)}(?![a-z0-9])", said) is not None
 
 
 # Verdicts
@@ -95,24 +123,46 @@ class Verdicts:
         self._known: dict[str, tuple[bool, str]] = {}
         self.error: Exception | None = None
         if path.exists():
-            whole = path.read_text(encoding="utf-8").rpartition("\n")[0]
-            self._known = {row["key"]: (row["correct"], row["source"]) for row in map(json.loads, whole.splitlines())}
+            text = path.read_bytes()
+            whole = text.rfind(b"\n") + 1
+            os.truncate(path, whole)  # what a killed process left half written
+            rows = map(json.loads, text[:whole].splitlines())
+            self._known = {row["key"]: (row["correct"], row["source"]) for row in rows}
 
     def of(self, questions: Sequence[plugin.Question]) -> list[tuple[bool, str]]:
         """Returns whether each answer is right and who said so. Where the judge fails, `error` says why."""
         keys = [self._key(question) for question in questions]
         asked = {key: question for key, question in zip(keys, questions, strict=True) if key not in self._known}
-        if asked and self._judge is not None:
-            try:
-                verdicts = self._judge.verdicts(list(asked.values()))
-            except RuntimeError as error:  # the plugin's JudgeError: all that was played stays
-                self.error = error
-            else:
-                with self._path.open("a", encoding="utf-8") as file:
-                    for key, verdict in zip(asked, verdicts, strict=True):
-                        self._known[key] = (verdict.correct, verdict.source)
-                        file.write(json.dumps({"key": key, **verdict._asdict()}) + "\n")
+        waiting = list(asked.items()) if self._judge is not None else []
+        for start in range(0, len(waiting), CHUNK):
+            chunk = waiting[start : start + CHUNK]
+            if not self._ask(chunk) and not self._ask_singly(chunk):
+                break
         return [self._known.get(key, (False, UNREAD)) for key in keys]
+
+    def _ask(self, asked: Sequence[tuple[str, plugin.Question]]) -> bool:
+        """Asks the judge, and keeps what it says; tells whether it said something. Else `error` says why."""
+        assert self._judge is not None  # noqa: S101 - for mypy: the caller looked
+        try:
+            verdicts = self._judge.verdicts([question for _, question in asked])
+        except RuntimeError as error:  # the plugin's JudgeError: all that was played stays
+            self.error = error
+            return False
+        with self._path.open("a", encoding="utf-8") as file:
+            for (key, _), verdict in zip(asked, verdicts, strict=True):
+                self._known[key] = (verdict.correct, verdict.source)
+                if verdict.source != UNPARSEABLE:  # which is asked again by the next call
+                    file.write(json.dumps({"key": key, **verdict._asdict()}) + "\n")
+        return True
+
+    def _ask_singly(self, asked: Sequence[tuple[str, plugin.Question]]) -> bool:
+        """Asks one by one what was refused together; tells whether the judge is up and does not refuse everything."""
+        answered = 0
+        for one in asked:
+            if REFUSED not in str(self.error):
+                return False
+            answered += self._ask([one])
+        return answered > 0 and REFUSED in str(self.error)
 
     def _key(self, question: plugin.Question) -> str:
         return hashlib.sha256(json.dumps([self._label, *question]).encode()).hexdigest()
@@ -140,6 +190,8 @@ def judge_all(
         )
         reading = plugin.read_answer(trajectory, rules)
         verdict, picked = reading.settled, None
+        if record["finish_reason"] == "refused":
+            verdict = plugin.Verdict(correct=False, source="no_answer")
         if record["right"] is not None and reading.answer and (verdict is None or verdict.correct):
             picked = read_choice(reading.answer, record["options"])
             if picked is not None:
@@ -164,7 +216,7 @@ def judge_all(
     return results, traces
 
 
-def write_traces(directory: Path, traces: Sequence[Mapping[str, Any]], started: float) -> None:
+def write_traces(directory: Path, traces: Sequence[dict[str, Any]], started: float) -> None:
     """Writes the trajectories where `report` looks for them, in place of those of an earlier call.
 
     Args:
@@ -172,11 +224,11 @@ def write_traces(directory: Path, traces: Sequence[Mapping[str, Any]], started: 
         traces: From `judge_all`.
         started: When the run was first started, in seconds since 1970; `report` tells runs apart by it.
     """
-    sizes = Counter(trace["group"] for trace in traces)
+    sizes = Counter(group_of(trace, 0) for trace in traces)
     temporary = directory / ".trajectories-0.jsonl"
     with temporary.open("w", encoding="utf-8") as file:
         for trace in traces:
-            file.write(json.dumps({**trace, "run": started, "group_size": sizes[trace["group"]]}) + "\n")
+            file.write(json.dumps({**trace, "run": started, "group_size": sizes[group_of(trace, 0)]}) + "\n")
     temporary.replace(directory / "trajectories-0.jsonl")
 
 
@@ -211,6 +263,7 @@ def summarise(results: Sequence[Result]) -> dict[str, Any]:
         },
         "unread": sources[UNREAD],
         "no_answer": sources["no_answer"],
+        "refused_later": sum(result.record["finish_reason"] == "refused" for result in results),
         "cut_off": sum(result.record["finish_reason"] == "length" for result in results),
         "zooms": sum(result.record["num_zooms"] for result in results),
         "zoomed": sum(result.record["num_zooms"] > 0 for result in results),
@@ -232,7 +285,9 @@ def make_report(results: Sequence[Result], facts: Mapping[str, Any]) -> dict[str
         categories.setdefault(result.record["category"], []).append(result)
     for category, members in sorted(categories.items()):
         for result in members:
-            score = scores.setdefault(result.record["group"], {"category": category, "right": 0, "answers": 0})
+            new = {"category": category, "digests": [], "right": 0, "answers": 0}
+            score = scores.setdefault(result.record["group"], new)
+            score["digests"] = sorted({*score["digests"], result.record["digest"]})
             score["right"] += result.correct
             score["answers"] += 1
     return {
@@ -300,10 +355,16 @@ def render(report: Mapping[str, Any]) -> str:
         lines.append(f"right in every order of the options: {100 * total['every_order']:.1f} %")
     if total["failed_zooms"]:
         lines.append("failed zooms: " + ", ".join(f"{name} {count}" for name, count in total["failed_zooms"].items()))
-    if total["unread"]:
-        lines.append(f"UNREAD: {total['unread']} answers that no judge could be asked about count as wrong")
-    if total["cut_off"]:
-        lines.append(f"cut off at the token limit: {total['cut_off']} answers")
+    for kind, text in (
+        ("unread", "UNREAD: {} answers that no judge could be asked about count as wrong"),
+        (
+            "refused_later",
+            "refused after the first turn: {} answers, which count as none; answers.jsonl has the reasons",
+        ),
+        ("cut_off", "cut off at the token limit: {} answers"),
+    ):
+        if total[kind]:
+            lines.append(text.format(total[kind]))
     lines.append(
         f"{total['prompt_tokens'] + total['completion_tokens']:,} tokens; {report['wall_seconds']:.0f} s of wall time, "
         f"{total['seconds'] / total['answers']:.1f} s an answer"
@@ -318,20 +379,31 @@ def render(report: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def compare_runs(first: Mapping[str, Any], second: Mapping[str, Any]) -> tuple[dict[str, Any], str]:
-    """Compares two reports, question by question.
+def compare_runs(first: Mapping[str, Any], second: Mapping[str, Any]) -> tuple[dict[str, Any], str, list[str]]:
+    """Compares two reports, question by question: those of one name and content.
 
     Returns:
-        The figures by category, and the table.
+        The figures by category, the table, and what else differs between the runs or was left out.
 
     Raises:
-        ValueError: The runs have no question in common.
+        ValueError: The runs have no question in common, or most of those of one name are different ones.
     """
+    reports = {"A": first, "B": second}
+    named = first["scores"].keys() & second["scores"].keys()
+    common = {name for name in named if first["scores"][name]["digests"] == second["scores"][name]["digests"]}
+    if len(common) < len(named) / 2:
+        raise ValueError(
+            f"{len(named) - len(common)} of {len(named)} questions of the same name differ in text, options, "
+            "reference or image; expected two runs of the same rows"
+        )
     shares = [
-        {group: (score["right"] / score["answers"], score["category"]) for group, score in report["scores"].items()}
-        for report in (first, second)
+        {
+            group: (score["right"] / score["answers"], score["category"])
+            for group, score in report["scores"].items()
+            if group in common or group not in named
+        }
+        for report in reports.values()
     ]
-    common = shares[0].keys() & shares[1].keys()
     names = sorted({shares[0][group][1] for group in common})
     figures = {}
     for name in [*names, "all"]:
@@ -354,12 +426,28 @@ def compare_runs(first: Mapping[str, Any], second: Mapping[str, Any]) -> tuple[d
         for name, figure in figures.items()
     ]
     header = ("category", "questions", "A %", "B %", "B - A, 95 % interval", "B better", "B worse", "p (McNemar)")
-    text = [f"{label}: {_title(report)}" for label, report in (("A", first), ("B", second))]
+    text = [f"{label}: {_title(report)}" for label, report in reports.items()]
     text += ["", table(header, lines)]
+    notes = []
     left_out = [len(share.keys() - common) for share in shares]
     if any(left_out):
-        text.append(f"left out: {left_out[0]} questions that only A answered, {left_out[1]} that only B did")
-    return figures, "\n".join(text)
+        notes.append(f"left out: {left_out[0]} questions that only A answered, {left_out[1]} that only B did")
+    if different := len(named - common):
+        notes.append(
+            f"left out: {different} questions of the same name that differ in text, options, reference or image"
+        )
+    for label, report in reports.items():
+        if unread := (report["all"] or {"unread": 0})["unread"]:
+            notes.append(
+                f"{label}: {unread} answers are unread and count as wrong; its eval command reads them, with a judge"
+            )
+        if refused := len(report["refused"]):
+            notes.append(f"{label}: {refused} answers were refused by the endpoint and are left out")
+    for name in COMPARED:
+        then, now = first.get(name), second.get(name)
+        if then != now and (name != "prompt" or first["tool"] == second["tool"]):
+            notes.append(f"{name} differs: A {then!r:.80}, B {now!r:.80}")
+    return figures, "\n".join(text), notes
 
 
 def _title(report: Mapping[str, Any]) -> str:

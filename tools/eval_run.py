@@ -29,6 +29,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
     from pathlib import Path
 
+MAX_SEED = 2**31 - 1
+"""Some servers take no larger one."""
+
 # Prompts
 
 
@@ -205,7 +208,7 @@ class Sampling:
 
     def config(self, job: Job) -> RequestConfig:
         """Returns what swift calls a request config, with a seed of its own for every job."""
-        seed = zlib.crc32(f"{self.seed} {job.id}".encode()) if self.temperature else None
+        seed = zlib.crc32(f"{self.seed} {job.id}".encode()) & MAX_SEED if self.temperature else None
         return RequestConfig(self.max_tokens, self.temperature, top_p=self.top_p, seed=seed)
 
 
@@ -239,10 +242,27 @@ class Play:
             messages = messages if bare else [dict(turn) for turn in row["prompt"] if turn["role"] != "assistant"]
         return EvalRequest(messages=messages, data_dict=data)
 
-    def scoring(self, job: Job) -> plugin.Scoring:
-        """Returns how a job's answer is read."""
-        row = job.item.row
-        return plugin.Scoring.VISUAL if row is None else plugin.SETTINGS.scoring_of(row["data_source"])
+    def asked(self, job: Job, source: Any) -> dict[str, Any]:
+        """Returns what an answer is an answer to; one that was recorded with something else is to another question.
+
+        Args:
+            job: A trajectory.
+            source: The image of its item.
+        """
+        row, item = job.item.row, job.item
+        scoring = plugin.Scoring.VISUAL if row is None else plugin.SETTINGS.scoring_of(row["data_source"])
+        place = (source.get("bytes") or source.get("path")) if isinstance(source, dict) else source
+        image = str(place).encode() if plugin.is_url(place) else plugin.image_bytes(source)
+        content = [item.question, sorted(item.options), item.reference, hashlib.sha256(image).hexdigest()]
+        return {
+            "digest": hashlib.sha256(json.dumps(content).encode()).hexdigest()[:16],
+            "options": job.options,
+            "right": job.right,
+            "scoring": scoring.value,
+            "question": job.question(),
+            "reference": job.reference(),
+            "prompt": [dict(message) for message in self.request(job).messages],
+        }
 
 
 @dataclass
@@ -251,6 +271,24 @@ class Outcome:
 
     bad: list[BadRow] = field(default_factory=list)
     refused: list[BadRow] = field(default_factory=list)
+
+
+async def drop_stale(jobs: Iterable[Job], play: Play, journal: Journal) -> int:
+    """Forgets the answers to a question, an image or a prompt that has changed since, and returns their number."""
+    before = len(journal.answers)
+    loaded: tuple[Item | None, Any] = (None, None)
+    for job in jobs:
+        if (answer := journal.answers.get(job.id)) is None:
+            continue
+        try:
+            if loaded[0] is not job.item:
+                loaded = job.item, await asyncio.to_thread(job.item.load)
+            asked = await asyncio.to_thread(play.asked, job, loaded[1])
+        except Exception:  # noqa: BLE001 - whatever a broken row raises: it is reported when its turn comes
+            asked = {"digest": None}
+        if any(answer.get(name) != value for name, value in asked.items()):
+            del journal.answers[job.id]
+    return before - len(journal.answers)
 
 
 async def play_all(jobs: Sequence[Job], play: Play, scheduler: EvalScheduler, journal: Journal) -> Outcome:
@@ -314,15 +352,15 @@ async def _play(job: Job, source: Any, play: Play, scheduler: EvalScheduler, ima
         raise source
     try:
         view = await scheduler.view(source)
+        asked = await asyncio.to_thread(play.asked, job, source)
     except Exception as error:
         raise _BadImageError(f"the image can't be read: {type(error).__name__}: {error}"[:300]) from error
     request = play.request(job)
     request.images = [source if play.tool else view.image]
-    prompt = [dict(message) for message in request.messages]
     start = time.monotonic()
     output = await scheduler.run(request, play.sampling.config(job))
     seconds = time.monotonic() - start
-    infos, after = output.rollout_infos, output.messages[len(prompt) :]
+    infos, after = output.rollout_infos, output.messages[len(asked["prompt"]) :]
     names = await asyncio.to_thread(_save_images, images, request.sent)
     return {
         "id": job.id,
@@ -330,20 +368,16 @@ async def _play(job: Job, source: Any, play: Play, scheduler: EvalScheduler, ima
         "category": job.item.category,
         "cycle": job.cycle,
         "sample": job.sample,
-        "options": job.options,
-        "right": job.right,
-        "scoring": play.scoring(job).value,
+        **asked,
         "tokens": [request.prompt_tokens, request.completion_tokens],
         "seconds": round(seconds, 3),
         "finish_reason": request.finish_reason,
+        "refusal": request.refusal,
         "batch": 0,
         "step": 0,
         "prompt_id": job.item.group,
         "row": job.item.id,
         "source": play.source,
-        "question": job.question(),
-        "reference": job.reference(),
-        "prompt": prompt,
         "turns": [turn["content"] for turn in after if turn["role"] == "assistant"],
         "observations": [turn["content"] for turn in after if turn["role"] == "user"],
         **{name: infos.get(name) for name in ("num_zooms", "num_zoom_errors", "zooms")},

@@ -29,13 +29,14 @@ from typing import TYPE_CHECKING, Any
 from PIL import Image
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
 TEMPLATE = Path(__file__).with_name("report_page.html")
 MAX_TRAJECTORIES = 2000  # in a page; its curves are made of all
 MAX_SIDE = 1024  # pixels of an image in the page; a larger one is scaled down, and the page says so
 SMALL_SIDE = 256  # pixels; an image of up to this size loses nothing
 MAX_IMAGE_BYTES = 60_000  # an image of up to this size goes in as it is
+RANKS_APART = 300  # seconds; in less than that all ranks of a run begin their traces
 ADVANTAGE_EPSILON = 1e-4  # swift adds it to the standard deviation (swift/rl_core/advantage.py)
 
 SHOWCASE = """{
@@ -73,42 +74,61 @@ def read_jsonl(path: Path) -> Iterator[Record]:
 def read_traces(directory: Path) -> list[Record]:
     """Read the trajectories that the plugin wrote, in the order of steps and groups.
 
-    Steps count from 1, as swift's log does. Where a run was resumed, its later attempt replaces the steps that it
-    repeats. Each record gets a `group`, which the generations of one prompt share, and lists its `images` as paths.
+    Steps count from 1, as swift's log does. Where a run was resumed or begun anew, on as many processes or others, its
+    later attempt replaces the steps that it repeats, of every rank. Each record gets a `group`, which the generations
+    of one prompt share, and lists its `images` as paths.
     """
-    kept = []
+    found: dict[tuple[float, str], list[Record]] = defaultdict(list)  # by start and rank
     for path in sorted(directory.glob("trajectories-*.jsonl")):
-        attempts: dict[float, list[Record]] = defaultdict(list)
         for record in read_jsonl(path):
             step = record["step"] if record["step"] is not None else record["batch"]
             images = [directory / "images" / name if name else None for name in record["images"]]
-            attempts[record["run"]].append({**record, "rank": path.stem, "step": step + 1, "images": images})
-        first_repeated = math.inf
-        for attempt, run in reversed(list(enumerate(sorted(attempts)))):
-            records = [record for record in attempts[run] if record["step"] < first_repeated]
-            first_repeated = min([first_repeated, *(record["step"] for record in records)])
-            kept += [{**record, "group": _group_of(record, attempt)} for record in records]
+            found[record["run"], path.stem].append({**record, "rank": path.stem, "step": step + 1, "images": images})
+    kept: list[Record] = []
+    first_repeated = math.inf
+    for attempt, starts in reversed(list(enumerate(_attempts(found)))):
+        records = [record for start in found if start in starts for record in found[start]]
+        records = [record for record in records if record["step"] < first_repeated]
+        first_repeated = min([first_repeated, *(record["step"] for record in records)])
+        kept += [{**record, "group": group_of(record, attempt)} for record in records]
     order = {group: place for place, group in enumerate(dict.fromkeys(record["group"] for record in kept))}
     return sorted(kept, key=lambda record: (record["group"][:3], order[record["group"]]))
 
 
-def _group_of(record: Record, attempt: int) -> tuple[Any, ...]:
+def _attempts(starts: Iterable[tuple[float, str]]) -> list[list[tuple[float, str]]]:
+    """Tell the attempts of a run apart, by rising time: in one, each rank starts once, and soon after the others."""
+    attempts: list[list[tuple[float, str]]] = []
+    for start, rank in sorted(starts):
+        now = attempts[-1] if attempts else []
+        if not now or start - now[-1][0] > RANKS_APART or rank in [other for _, other in now]:
+            attempts.append([])
+        attempts[-1].append((start, rank))
+    return attempts
+
+
+def group_of(record: Record, attempt: int) -> tuple[Any, ...]:
     """Name the group of a record: two rows with the same text share swift's prompt id, but not their image."""
     batch = (record["step"], attempt, record["batch"])
     return (*batch, *(str(record[name]) for name in ("prompt_id", "row", "reference")), str(record["images"][:1]))
 
 
 TURN = re.compile(r"<\|im_start\|>(\w+)\n(.*?)(?:<\|im_end\|>\n?|\Z)", re.DOTALL)
+THINK = re.compile(r"<think>.*?</think>", re.DOTALL)
+ANSWER = re.compile(r".*<answer>(.*?)</answer>", re.DOTALL)
+"""The last one that is complete."""
 VISION = re.compile(r"<\|vision_start\|>.*?<\|vision_end\|>|<image>", re.DOTALL)
 
 
 def read_completions(path: Path) -> list[Record]:
     """Read swift's `completions.jsonl` into the records of `read_traces`, as far as it goes.
 
-    It holds no images, boxes, sources or references, and no verdict but the accuracy reward.
+    It holds no images, boxes, sources or references, and no verdict but the accuracy reward. At the end of a run swift
+    writes the last table once more.
     """
     records = []
-    for table in read_jsonl(path):
+    generations = read_generations(path.parent)
+    tables = list(read_jsonl(path))
+    for table in [table for before, table in zip([None, *tables], tables, strict=False) if table != before]:
         columns = {name: values for name, values in table.items() if isinstance(values, list)}
         for number, values in enumerate(zip(*columns.values(), strict=False)):
             row = dict(zip(columns, values, strict=True))
@@ -119,19 +139,23 @@ def read_completions(path: Path) -> list[Record]:
             prompt, rest = messages[:length], messages[length:]
             observations = [VISION.sub("<image>", text) for role, text in rest if role != "assistant"]
             rewards = {name: row.get(f"DeepEyes{name.capitalize()}") for name in ("accuracy", "format", "tool")}
+            correct = None if rewards["accuracy"] is None else rewards["accuracy"] > 0
+            answer = ANSWER.search(THINK.sub("", row["completion"]))
             question = VISION.sub("", prompt[-1][1]).strip()
+            place = number // generations if generations else 0 if question else number
+            step = int(row["step"]) if "step" in row else int(row["gen_step"]) + 1  # as Megatron's trainer counts
             records.append(
                 {
-                    "step": int(row["step"]),
-                    "group": (int(row["step"]), number if not question else 0, json.dumps(prompt)),
+                    "step": step,
+                    "group": (step, place, json.dumps(prompt)),
                     "group_size": None,
                     "rank": "",
                     "source": None,
                     "row": None,
                     "question": question.split("\n")[0],
                     "reference": None,
-                    "answer": re.findall(r"<answer>(.*?)</answer>|$", row["completion"], re.DOTALL)[0].strip() or None,
-                    "verdict": {"correct": bool(rewards["accuracy"]), "source": None},
+                    "answer": answer and answer[1].strip(),
+                    "verdict": {"correct": correct, "source": None},
                     "score": {**rewards, "total": row.get("DeepEyesReward")},
                     "weights": None,
                     "advantage": row.get("advantages"),
@@ -146,6 +170,15 @@ def read_completions(path: Path) -> list[Record]:
                 }
             )
     return sorted(records, key=lambda record: record["group"])
+
+
+def read_generations(folder: Path) -> int | None:
+    """Read from swift's `args.json`, where there is one, how many generations a prompt has."""
+    try:
+        found: int | None = json.loads((folder / "args.json").read_text(encoding="utf-8")).get("num_generations")
+    except (OSError, ValueError):
+        return None
+    return found
 
 
 def read_log(path: Path) -> dict[str, Points]:
@@ -189,7 +222,9 @@ def find_run(run_dir: Path) -> dict[str, Path]:
     trace, log = max(traces, key=traces.__getitem__, default=None), max(logs, key=logs.__getitem__, default=None)
     if trace and log:
         near = _nearest_log(trace, logs)
-        if near != log and logs[log] > traces[trace]:
+        begun = near / "args.json"  # swift writes it when it starts
+        stale = begun.exists() and traces[trace] < begun.stat().st_mtime <= logs[near]
+        if (near != log and logs[log] > traces[trace]) or (stale and not trace.is_relative_to(near)):
             trace = None  # a newer run, which wrote no trace
         else:
             log = near
@@ -321,7 +356,13 @@ def _pictures(record: Record) -> list[Picture | None]:
     return [path and (path, size) for path, size in zip(record["images"], sizes, strict=False)]
 
 
-def make_page(title: str, curves: list[dict[str, Any]], records: list[Record], notes: list[str]) -> str:
+def make_page(
+    title: str,
+    curves: list[dict[str, Any]],
+    records: list[Record],
+    notes: list[str],
+    generations: int | None = None,
+) -> str:
     """Fill the template.
 
     Args:
@@ -329,6 +370,7 @@ def make_page(title: str, curves: list[dict[str, Any]], records: list[Record], n
         curves: See `make_curves`.
         records: The trajectories to show, those of a group next to each other.
         notes: What a reader must know of where this comes from.
+        generations: How many a group has, where that is known; else as many as the ranks that recorded it had.
     """
     gallery = Gallery([picture for record in records for picture in _pictures(record) if picture])
     prompts: dict[str, int] = {}
@@ -363,7 +405,7 @@ def make_page(title: str, curves: list[dict[str, Any]], records: list[Record], n
     for group in groups.values():
         members = [trajectories[place] for place in group["members"]]
         expected = group.pop("expected").values()
-        group["missing"] = 0 if None in expected else sum(expected) - len(members)
+        group["missing"] = 0 if None in expected else max(generations or 0, sum(expected)) - len(members)
         rewards = [member["score"]["total"] for member in members]
         if all(member["advantage"] is None for member in members) and None not in rewards:
             for member, advantage in zip(members, advantages(rewards), strict=True):
@@ -447,7 +489,9 @@ def write_report(run_dir: Path, out: Path | None = None, limit: int = MAX_TRAJEC
             f"The page shows {len(shown):,} of {len(records):,} recorded trajectories: whole groups, spread evenly "
             "over the steps. --limit changes it. The curves are of all."
         )
-    page = make_page(run_dir.name, make_curves(log, records), shown, notes)
+    several = len({record["rank"] for record in records}) > 1  # one rank alone has all of a group
+    generations = read_generations(found["log"].parent) if several and "log" in found else None
+    page = make_page(run_dir.name, make_curves(log, records), shown, notes, generations)
     out = out or run_dir / "report.html"
     out.parent.mkdir(parents=True, exist_ok=True)
     temporary = out.with_name(f".{out.name}.{os.getpid()}")
