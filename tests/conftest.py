@@ -20,7 +20,14 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 with socket.create_server(("127.0.0.1", 0)) as _probe:
     os.environ["MASTER_PORT"] = str(_probe.getsockname()[1])
 
-LONGEST_FIRST = ("test_demo", "test_rollout_real", "test_judge_real", "test_contract", "test_token_exact", "test_judge")
+LONGEST_FIRST = (
+    "test_demo_learns",
+    "test_rollout_real",
+    "test_judge_real",
+    "test_contract",
+    "test_token_exact",
+    "test_judge",
+)
 """Files that start first, so that at the end both processes have something to do."""
 
 # A run in the background is deaf to SIGINT, and so is all that it starts; but some tests press Ctrl-C.

@@ -6,20 +6,13 @@ The policy and the judge are tiny models that know some sentences by heart.
 from __future__ import annotations
 
 import base64
-import contextlib
 import io
 import json
-import os
 import re
 import shutil
-import signal
-import socket
 import subprocess
-import sys
-import time
 import urllib.request
 from dataclasses import asdict
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import doctor
@@ -29,17 +22,18 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
+from servers import KIND, ROOT, environment, free_port, serving
 from swift.infer_engine import RequestConfig
 from swift.infer_engine.protocol import RolloutOutput
 from swift.rl_core.data import OnPolicySample
 from swift.rlhf_trainers.utils import encode_sample
-from swift_env import ROOT
 from swift_fakes import INSTRUCTION, load_template
 
 from deepeyes_plugin import VISUAL_PROMPT, Question, Scoring, fill_prompt
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(2400)]
 
@@ -56,8 +50,6 @@ ANSWER = "<think>I see it</think><answer>red</answer>"
 QUESTIONS = {"zoom": "What colour is the mug?", "refuse": "Which colour has the hat?"}
 REFERENCE = "crimson"
 """Of the training: no rule finds it in the answer, so the judge is asked."""
-SWIFT = Path(sys.executable).with_name("swift")
-KIND = ("--model_type", "qwen2_5_vl", "--template", "qwen2_5_vl")
 ERROR = "Error: the box holds no part of the image. It needs x1 < x2 and y1 < y2, inside the image."
 SIZE = (224, 196)
 
@@ -159,51 +151,19 @@ def policy(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return teach(tiny_model, tmp_path_factory.mktemp("policy") / "model", [trajectory(name) for name in QUESTIONS])
 
 
-def free_port() -> int:
-    with contextlib.closing(socket.create_server(("127.0.0.1", 0))) as free:
-        return int(free.getsockname()[1])
-
-
 def post(url: str, body: Any, timeout: float) -> Any:
     request = urllib.request.Request(url, json.dumps(body).encode(), {"Content-Type": "application/json"})  # noqa: S310
     with urllib.request.urlopen(request, timeout=timeout) as response:  # noqa: S310 - our own server
         return json.load(response)
 
 
-@contextlib.contextmanager
-def serving(script: str, *arguments: object, url: str, log: Path, **settings: object) -> Iterator[None]:
-    """One of the scripts in a session of its own, from the first answer at a URL to Ctrl-C."""
-    env = {**os.environ, "VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_TARGET_DEVICE": "cpu", "DEEPEYES_JUDGE": "rule"}
-    env |= {name: str(value) for name, value in settings.items()}
-    command = ["bash", str(ROOT / script), *map(str, arguments)]
-    with log.open("w") as file:
-        process = subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT, env=env, start_new_session=True)
-    try:
-        deadline = time.monotonic() + 1200
-        while True:
-            assert process.poll() is None, f"{script} ended:\n{log.read_text()[-6000:]}"
-            assert time.monotonic() < deadline, f"{script} does not answer:\n{log.read_text()[-6000:]}"
-            with contextlib.suppress(OSError), urllib.request.urlopen(url, timeout=5):  # noqa: S310 - our own server
-                break
-            time.sleep(1)
-        yield
-        assert process.poll() is None, f"{script} ended by itself:\n{log.read_text()[-6000:]}"
-    finally:
-        with contextlib.suppress(ProcessLookupError):
-            process.send_signal(signal.SIGINT)
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(60)
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-
-
 @pytest.fixture(scope="class")
 def server(policy: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The URL of `deepeyes.sh rollout`."""
     port, log = free_port(), tmp_path_factory.mktemp("rollout") / "log"
-    settings = {"LAYOUT": "cpu", "MODEL": policy, "MAX_MODEL_LEN": 4096, "ROLLOUT_PORT": port, "SWIFT": SWIFT}
+    settings = {"LAYOUT": "cpu", "MODEL": policy, "MAX_MODEL_LEN": 4096, "ROLLOUT_PORT": port}
     url = f"http://127.0.0.1:{port}"
-    with serving("deepeyes.sh", "rollout", *KIND, url=f"{url}/health/", log=log, **settings):
+    with serving(["bash", ROOT / "deepeyes.sh", "rollout", *KIND], url=f"{url}/health/", log=log, **settings):
         yield url
 
 
@@ -282,8 +242,9 @@ def train(*options: object, **settings: object) -> str:
     """Runs `deepeyes.sh train` to its end and returns what it said."""
     # A hub is asked for a newer model otherwise: without a network, half a minute.
     command = ["bash", ROOT / "deepeyes.sh", "train", *KIND, "--check_model", "false", *options]
-    env = {**os.environ, "SWIFT": str(SWIFT), **{name: str(value) for name, value in settings.items()}}
-    done = subprocess.run(list(map(str, command)), capture_output=True, text=True, env=env, check=False, timeout=800)
+    done = subprocess.run(
+        list(map(str, command)), capture_output=True, text=True, env=environment(**settings), check=False, timeout=800
+    )
     assert done.returncode == 0, f"{done.stdout[-5000:]}\n{done.stderr[-5000:]}"
     return done.stdout + done.stderr
 
@@ -311,6 +272,7 @@ class TestTrainer:
         settings = {
             "LAYOUT": "cpu",
             "MODEL": policy,
+            "DEEPEYES_JUDGE": "server",
             "DATASET": directory / "rows.parquet",
             "PROMPTS_PER_STEP": 2,
             "NUM_GENERATIONS": 2,
@@ -326,8 +288,8 @@ class TestTrainer:
         }
         options = ("--max_steps", 1, "--temperature", 0.01, "--save_steps", 1, "--swanlab_mode", "local")
         url, log = f"http://127.0.0.1:{port}/v1/models", directory / "judge.log"
-        judge_settings |= {"JUDGE_LOG_DIR": directory / "judge_logs", "SWIFT": SWIFT}
-        with serving("deploy_judge.sh", *KIND, url=url, log=log, **judge_settings):
+        judge_settings["JUDGE_LOG_DIR"] = directory / "judge_logs"
+        with serving(["bash", ROOT / "deploy_judge.sh", *KIND], url=url, log=log, **judge_settings):
             (directory / "said").write_text(train(*options, **settings))
             (checkpoint,) = directory.glob("output/*/checkpoint-1")
             settings |= {"DOCTOR": "false", "REPORT_TO": "none", "OUTPUT_DIR": directory / "resumed"}

@@ -1,0 +1,126 @@
+"""The demo for real: a short form of it learns, and behind `swift deploy` on vLLM the policy scores what it says."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import demo_run
+import demo_task
+import eval_report
+import pytest
+from servers import KIND, ROOT, SWIFT, environment, free_port, serving
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
+
+
+def run_demo(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
+    """Run the demo with a cache of its own."""
+    env = {name: value for name, value in os.environ.items() if name != "GLIBC_TUNABLES"}
+    env["DEEPEYES_CACHE"] = str(folder / "cache")
+    env["OMP_NUM_THREADS"] = "1"  # another test file runs beside this one
+    command = [sys.executable, str(ROOT / "tools" / "demo.py"), *words]
+    return subprocess.run(command, env=env, capture_output=True, text=True, check=False)
+
+
+class Learned(NamedTuple):
+    """A run that learned: its seed, its folder, and what it found."""
+
+    seed: int
+    folder: Path
+    report: dict[str, Any]
+
+
+@pytest.fixture(scope="module")
+def learned(tmp_path_factory: pytest.TempPathFactory) -> Learned:
+    """The short form with some more steps, of the first of two seeds that learns."""
+    directory = tmp_path_factory.mktemp("demo")
+    for seed in (1, 2):  # GRPO depends on luck, and a broken loop has none of it
+        done = run_demo(directory / str(seed), "--quick", "--steps", "18", "--seed", str(seed))
+        if done.returncode == 0:
+            break
+    assert "\nLEARNED on " in done.stdout, done.stdout[-3000:] + done.stderr[-3000:]
+    (found,) = (directory / str(seed) / "cache").glob("grpo-*/demo.json")
+    return Learned(seed, found.parent, json.loads(found.read_text()))
+
+
+class TestLearning:
+    """A broken loop can't do this."""
+
+    def test_quick_demo_learns_to_zoom_because_the_crop_is_needed(self, learned: Learned) -> None:
+        before, after = learned.report["before"], learned.report["after"]
+        assert after["TRUE_CROP"]["tool_use"] > before["tool_use"] + 0.2
+        assert after["TRUE_CROP"]["accuracy"] > before["accuracy"] + 0.2
+        assert after["TRUE_CROP"]["hits"] > 0.5
+        assert after["BLANK_CROP"]["accuracy"] < 0.3
+        assert after["NO_TOOL"]["accuracy"] < 0.3
+        assert (learned.folder / "demo.png").is_file()
+        assert (learned.folder / "report.html").is_file()
+
+
+class TestDeployed:
+    """`deepeyes.sh eval` of the trained policy behind `swift deploy`, on the demo's own held-out questions."""
+
+    @pytest.fixture(scope="class")
+    @staticmethod
+    def reports(learned: Learned, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, dict[str, Any]]]:
+        directory, port = tmp_path_factory.mktemp("deployed"), free_port()
+        pictures = demo_task.sample_pictures(learned.report["plan"]["held_out"], seed=learned.seed, split="held-out")
+        rows = [demo_task.row(at, picture, "held-out") for at, picture in enumerate(pictures)]
+        bench = demo_task.write_parquet(rows, directory / "held_out.parquet")
+        (checkpoint,) = learned.folder.glob("checkpoint-*")
+        deploy = [SWIFT, "deploy", "--model", checkpoint, *KIND, "--served_model_name", "tiny", "--port", port]
+        deploy += ["--host", "127.0.0.1", "--infer_backend", "vllm", "--torch_dtype", "float32"]
+        deploy += ["--vllm_enforce_eager", "true", "--vllm_max_model_len", 1024, "--load_args", "false"]
+        url = f"http://127.0.0.1:{port}/v1"
+        # Sampled as the demo samples.
+        asked = ["--bench", bench, "--url", url, "--max-pixels", demo_task.MAX_PIXELS, "--crop-source", "original"]
+        asked += ["--max-turns", 2, "--max-tokens", 60, "--temperature", 1, "--extra", '{"top_k": 20}']
+        reports = {}
+        with serving(deploy, url=f"{url}/models", log=directory / "log"):
+            for name, option in {"zoom": (), "blank": ("--blank-crops",), "no_tool": ("--no-tool",)}.items():
+                words = ["bash", ROOT / "deepeyes.sh", "eval", *asked, "--judge", "rule", "--out", directory / name]
+                command = [str(word) for word in (*words, *option)]
+                done = subprocess.run(command, env=environment(), capture_output=True, text=True, check=False)
+                assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+                reports[name] = json.loads((directory / name / "report.json").read_text())
+        return reports
+
+    def test_it_scores_what_the_demo_says(self, learned: Learned, reports: dict[str, dict[str, Any]]) -> None:
+        for mode, name in (("TRUE_CROP", "zoom"), ("BLANK_CROP", "blank")):
+            said, seen = learned.report["after"][mode], reports[name]["all"]
+            low, high = demo_run.interval(said["accuracy"], said["questions"])
+            assert seen["answers"] == said["questions"]
+            assert low <= seen["high"]
+            assert seen["low"] <= high
+        zooms = reports["zoom"]["all"]["zooms"] / reports["zoom"]["all"]["answers"]
+        assert zooms == pytest.approx(learned.report["after"]["TRUE_CROP"]["tool_use"], abs=0.15)
+
+    def test_zoom_beats_no_zoom_and_blank_crops(self, reports: dict[str, dict[str, Any]]) -> None:
+        for other in ("blank", "no_tool"):
+            assert eval_report.compare_runs(reports[other], reports["zoom"])[0]["all"]["p_value"] < 1e-4
+        assert reports["no_tool"]["all"]["zooms"] == 0
+
+    def test_server_counts_the_tokens_of_our_view(self, reports: dict[str, dict[str, Any]]) -> None:
+        counted = reports["zoom"]["view_tokens"]
+        assert (counted["size"], counted["expected"], counted["note"]) == ([112, 112], 16, None)
+
+
+class TestPlumbing:
+    """`demo --dataset`."""
+
+    def test_rows_in_the_official_schema_train_and_end_with_the_table(self, tmp_path: Path) -> None:
+        pictures = demo_task.sample_pictures(12, seed=0, split="test")
+        rows = [demo_task.row(index, picture, "test") for index, picture in enumerate(pictures)]
+        path = demo_task.write_parquet(rows, tmp_path / "rows.parquet")
+        done = run_demo(tmp_path, "--dataset", str(path))
+        assert done.returncode == 0, done.stderr
+        table = [line.split() for line in done.stdout.splitlines() if line.split()[:1] in (["step"], ["1"], ["3"])]
+        assert [len(line) for line in table] == [6, 6, 6]
