@@ -68,7 +68,8 @@ class Plan:
         grpo_steps: Steps of `swift rlhf`.
         prompts: Questions a step.
         generations: Trajectories a question.
-        learning_rate: Of GRPO.
+        learning_rate: Of GRPO, at its start.
+        schedule: How it goes on. At the full rate some thirty steps after it has learned, one bad step can undo it.
         held_out: Questions of each evaluation.
         probes: Questions on which a checkpoint of the mix is measured.
     """
@@ -84,11 +85,19 @@ class Plan:
     prompts: int = 2
     generations: int = 8
     learning_rate: float = 2e-4
+    schedule: str = "cosine"
     held_out: int = 256
     probes: int = 64
 
 
-QUICK: dict[str, Any] = {"mix_steps": 30, "mix_every": 30, "mix_rate": 6e-4, "grpo_steps": 12, "held_out": 96}
+QUICK: dict[str, Any] = {
+    "mix_steps": 30,
+    "mix_every": 30,
+    "mix_rate": 6e-4,
+    "grpo_steps": 12,
+    "schedule": "constant",
+    "held_out": 96,
+}
 
 
 class Console:
@@ -314,8 +323,9 @@ class Demo:
         batch = plan.prompts * plan.generations
         words = run.grpo_words(steps=plan.grpo_steps, batch=batch, generations=plan.generations)
         words += ["--seed", str(plan.seed), "--data_seed", str(plan.seed)]
-        words += ["--learning_rate", str(plan.learning_rate), "--max_completion_length", "60"]
-        words += ["--max_length", "1024", "--save_steps", str(plan.grpo_steps), "--log_completions", "true"]
+        words += ["--learning_rate", str(plan.learning_rate), "--lr_scheduler_type", plan.schedule]
+        words += ["--max_completion_length", "60", "--max_length", "1024"]
+        words += ["--save_steps", str(plan.grpo_steps), "--log_completions", "true"]
         parent = [start.parent.name, start.name]
         sources = run.source_hash("demo_task.py", "demo_sampling.py", run.PLUGIN.name)
         made_by = {"start": parent, "words": words, "environment": ENVIRONMENT, "sources": sources}
