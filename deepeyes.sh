@@ -79,7 +79,7 @@ usage: bash deepeyes.sh [COMMAND] [ARGUMENTS]
   doctor   find what would stop a run, and say how to mend it
   report   one HTML page of a run: curves and trajectories
   eval     V*Bench, HR-Bench or own rows, with the zoom that trained the model
-  demo     a tiny model learns to zoom by GRPO, on this machine, on the CPU: eight minutes; --quick: half of it
+  demo     a tiny model learns to zoom by GRPO, on this machine, on the CPU: nine minutes; --quick: half of it
   setup    [gpu|cpu] make .venv from the locked requirements; gpu where nvidia-smi answers, else cpu
   test     set up if need be, then lint, type-check and test; arguments go to pytest
   lock     pin every extra of pyproject.toml anew in requirements/
@@ -416,10 +416,12 @@ train() { # DRY_RUN ARGUMENTS...
   say "one update: $prompts prompts x $generations generations = $copies $kind x $batch x $accumulation steps"
   if ((prompts < 16)); then say "warning: PROMPTS_PER_STEP=$prompts; below 16 an update is mostly noise"; fi
   if [[ "$dry_run" == false ]]; then
-    preflight "$doctor" --rollout skip -- "$@"
     if [[ "$use_vllm" == true ]]; then
+      preflight "$doctor" --part before -- "$@"
       await_port "$rollout_host" "$rollout_port" "$rollout_wait" "the rollout server" "bash deepeyes.sh rollout"
-      preflight "$doctor" --rollout only -- "$@"
+      preflight "$doctor" --part after -- "$@"
+    else
+      preflight "$doctor" -- "$@"
     fi
   fi
   run_command "$dry_run" env "${environment[@]}" "$program" rlhf "${arguments[@]}" "$@"

@@ -615,12 +615,12 @@ class TestProgram:
         entries = {entry["check"]: entry for entry in json.loads(done.stdout)}
         assert entries["loss scale"]["level"] == "error"
 
-    @pytest.mark.parametrize(("rollout", "checks"), [("skip", False), ("only", True)])
-    def test_rollout_server_is_looked_at_apart(self, rollout: str, checks: bool) -> None:  # noqa: FBT001
+    @pytest.mark.parametrize(("part", "server", "data"), [("before", 0, 1), ("after", 1, 0), ("all", 1, 1)])
+    def test_what_needs_the_rollout_server_is_looked_at_apart(self, part: str, server: int, data: int) -> None:
         settings = {"DEEPEYES_JUDGE": "rule", "ROLLOUT_PORT": str(free_port())}
-        done = self.run("--quick", "--json", "--rollout", rollout, **settings)
+        done = self.run("--quick", "--json", "--part", part, **settings)
         names = {entry["check"] for entry in json.loads(done.stdout)}
-        assert ("rollout server" in names, "data" in names) == (checks, not checks)
+        assert ("rollout server" in names, "data" in names) == (server, data)
 
     @pytest.mark.parametrize("purpose", ["rollout", "judge", "demo"])
     def test_each_purpose_has_a_report(self, purpose: str) -> None:

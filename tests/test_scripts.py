@@ -209,21 +209,21 @@ class TestTrain:
         assert argv[-2:] == ["--seed", "a 'b'"]
 
     def test_preflight_sees_the_arguments_and_stops_the_run_on_an_error(self, sandbox: Sandbox) -> None:
-        result = sandbox.run("deepeyes.sh", "train", "--seed", "3", LAYOUT="cpu", BAD="skip")
+        result = sandbox.run("deepeyes.sh", "train", "--seed", "3", LAYOUT="cpu", BAD="train")
         assert result.returncode == 1
         assert "DOCTOR=false" in result.stderr
         assert sandbox.calls == []
-        assert sandbox.preflights == [["--for", "train", "--rollout", "skip", "--", "--seed", "3"]]
-        assert sandbox.run("deepeyes.sh", LAYOUT="cpu", BAD="skip", DOCTOR="false").returncode == 0
+        assert sandbox.preflights == [["--for", "train", "--", "--seed", "3"]]
+        assert sandbox.run("deepeyes.sh", LAYOUT="cpu", BAD="train", DOCTOR="false").returncode == 0
         assert len(sandbox.calls) == len(sandbox.preflights) == 1
 
-    @pytest.mark.parametrize("bad", ["", "skip", "only"])
-    def test_preflight_comes_before_the_wait_and_the_rollout_server_after_it(
+    @pytest.mark.parametrize("bad", ["", "before", "after"])
+    def test_preflight_has_a_part_before_the_wait_and_one_after_it(
         self, sandbox: Sandbox, rollout_port: str, bad: str
     ) -> None:
         result = sandbox.run("deepeyes.sh", ROLLOUT_PORT=rollout_port, BAD=bad)
         assert (result.returncode, len(sandbox.calls)) == ((1, 0) if bad else (0, 1))
-        assert [words[3] for words in sandbox.preflights] == (["skip"] if bad == "skip" else ["skip", "only"])
+        assert [words[3] for words in sandbox.preflights] == (["before"] if bad == "before" else ["before", "after"])
 
     def test_it_waits_for_the_rollout_server_and_says_how_to_start_it(self, sandbox: Sandbox) -> None:
         port = str(free_port())

@@ -713,7 +713,8 @@ def check_row(plan: Plan) -> list[Finding]:
             program, capture_output=True, text=True, timeout=ROW_TIMEOUT, env=environment, check=False
         )
     except subprocess.TimeoutExpired:
-        return [Finding("one row", Level.ERROR, f"swift did not load a row of {path} in {ROW_TIMEOUT:.0f} s")]
+        text = f"swift did not load a row of {path} in {ROW_TIMEOUT:.0f} s; is {plan.train.get('model')} on its way?"
+        return [Finding("one row", Level.WARNING, text, "bash deepeyes.sh doctor  # once more, later")]
     try:
         facts = json.loads(done.stdout.strip().splitlines()[-1])
     except (ValueError, IndexError):
@@ -765,7 +766,7 @@ def load_row(order: Mapping[str, Any]) -> dict[str, Any]:
 # The report
 
 
-def checks_of(plan: Plan, core: ModuleType, *, quick: bool, rollout: str) -> list[Callable[[], list[Finding]]]:
+def checks_of(plan: Plan, core: ModuleType, *, quick: bool, part: str) -> list[Callable[[], list[Finding]]]:
     """Returns the checks for a plan, in the order of the report."""
     names = list(PACKAGES)
     if plan.purpose in ("rollout", "judge") or plan.train.get("use_vllm") == "true":
@@ -788,18 +789,20 @@ def checks_of(plan: Plan, core: ModuleType, *, quick: bool, rollout: str) -> lis
             lambda: check_server_gpus("the rollout server", "ROLLOUT_GPUS", plan.rollout),
             lambda: check_port("port", host, port, "ROLLOUT_PORT", lambda base: engine_of(base) is not None),
         ]
-    server: list[Callable[[], list[Finding]]] = []
-    if _has_rollout_server(plan.train):
-        server = [lambda: check_rollout(plan)]
-    if rollout == "only":
-        return server
-    checks += [lambda: check_train_gpus(plan), lambda: check_judge(core), *(server if rollout == "check" else [])]
     checks += [
+        lambda: check_train_gpus(plan),
+        lambda: check_judge(core),
         lambda: check_data(plan, core.SETTINGS.scoring_of),
         lambda: check_training(plan),
         lambda: check_checkpoints(plan),
     ]
-    return checks if quick else [*checks, lambda: check_row(plan)]
+    # Whether the server, which downloads the model, is there; then a row, for which the model's files are needed.
+    later: list[Callable[[], list[Finding]]] = []
+    if _has_rollout_server(plan.train):
+        later.append(lambda: check_rollout(plan))
+    if not quick:
+        later.append(lambda: check_row(plan))
+    return {"all": [*checks, *later], "before": checks, "after": later}[part]
 
 
 def _judge_checks(command: Command, core: ModuleType) -> list[Callable[[], list[Finding]]]:
@@ -815,14 +818,14 @@ def _judge_checks(command: Command, core: ModuleType) -> list[Callable[[], list[
     return [check_start_or_run]
 
 
-def examine(purpose: str, extra: Sequence[str], *, quick: bool, rollout: str = "check") -> list[Finding]:
+def examine(purpose: str, extra: Sequence[str], *, quick: bool, part: str = "all") -> list[Finding]:
     """Runs the checks for a purpose, side by side, and returns their findings in order.
 
     Args:
         purpose: One of `PURPOSES`.
         extra: Arguments that would be handed to swift.
         quick: Leave out the row that is loaded with swift.
-        rollout: Of training, whether to `check` the rollout server, `skip` it or look at it `only`.
+        part: Of training, what can be told `before` the rollout server is up, what `after` it, or `all`.
     """
     try:
         core = plugin_core.load()
@@ -832,7 +835,7 @@ def examine(purpose: str, extra: Sequence[str], *, quick: bool, rollout: str = "
         plan = make_plan(purpose, extra)
     except (PlanError, OSError, subprocess.SubprocessError, ValueError) as error:
         return [*check_python(), *check_packages(PACKAGES), Finding("settings", Level.ERROR, str(error))]
-    checks = checks_of(plan, core, quick=quick, rollout=rollout)
+    checks = checks_of(plan, core, quick=quick, part=part)
     with ThreadPoolExecutor(max(1, len(checks))) as pool:
         return [finding for findings in pool.map(_guarded, checks) for finding in findings]
 
@@ -874,13 +877,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--json", action="store_true", help="print a list of findings as JSON")
     parser.add_argument("--quick", action="store_true", help="leave out the row that is loaded with swift")
     parser.add_argument(
-        "--rollout",
-        choices=("check", "skip", "only"),
-        default="check",
-        help="of training: leave the rollout server out, or look at nothing else (%(default)s)",
+        "--part",
+        choices=("all", "before", "after"),
+        default="all",
+        help="of training: what can be told before or after the rollout server is up (%(default)s)",
     )
     options = parser.parse_args(words[:cut])
-    findings = examine(options.purpose, words[cut + 1 :], quick=options.quick, rollout=options.rollout)
+    findings = examine(options.purpose, words[cut + 1 :], quick=options.quick, part=options.part)
     print(json.dumps([finding._asdict() for finding in findings], indent=2) if options.json else show(findings))
     return int(any(finding.level is Level.ERROR for finding in findings))
 
