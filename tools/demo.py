@@ -68,8 +68,8 @@ class Plan:
         grpo_steps: Steps of `swift rlhf`.
         prompts: Questions a step.
         generations: Trajectories a question.
-        learning_rate: Of GRPO, at its start.
-        schedule: How it goes on. At the full rate some thirty steps after it has learned, one bad step can undo it.
+        learning_rate: Of GRPO.
+        decay_steps: Its last steps, in which the rate falls to zero: at the full rate, one bad step can undo it all.
         held_out: Questions of each evaluation.
         probes: Questions on which a checkpoint of the mix is measured.
     """
@@ -85,7 +85,7 @@ class Plan:
     prompts: int = 2
     generations: int = 8
     learning_rate: float = 2e-4
-    schedule: str = "cosine"
+    decay_steps: int = 20
     held_out: int = 256
     probes: int = 64
 
@@ -95,7 +95,7 @@ QUICK: dict[str, Any] = {
     "mix_every": 30,
     "mix_rate": 6e-4,
     "grpo_steps": 12,
-    "schedule": "constant",
+    "decay_steps": 0,
     "held_out": 96,
 }
 
@@ -323,7 +323,8 @@ class Demo:
         batch = plan.prompts * plan.generations
         words = run.grpo_words(steps=plan.grpo_steps, batch=batch, generations=plan.generations)
         words += ["--seed", str(plan.seed), "--data_seed", str(plan.seed)]
-        words += ["--learning_rate", str(plan.learning_rate), "--lr_scheduler_type", plan.schedule]
+        words += ["--learning_rate", str(plan.learning_rate), "--lr_scheduler_type", "warmup_stable_decay"]
+        words += ["--lr_scheduler_kwargs", json.dumps({"num_decay_steps": plan.decay_steps})]
         words += ["--max_completion_length", "60", "--max_length", "1024"]
         words += ["--save_steps", str(plan.grpo_steps), "--log_completions", "true"]
         parent = [start.parent.name, start.name]
