@@ -80,11 +80,11 @@ class Plan:
     mix_zooms: float = 0.5
     mix_hits: float = 0.25
     mix_rate: float = 3e-4
-    grpo_steps: int = 40
+    grpo_steps: int = 44
     prompts: int = 2
     generations: int = 8
     learning_rate: float = 2e-4
-    decay_steps: int = 20
+    decay_steps: int = 12
     held_out: int = 256
     probes: int = 64
 
