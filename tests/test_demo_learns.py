@@ -64,6 +64,7 @@ class TestLearning:
         assert (learned.folder / "report.html").is_file()
 
 
+@pytest.mark.lengthy
 class TestDeployed:
     """`deepeyes.sh eval` of the trained policy behind `swift deploy`, on the demo's own held-out questions."""
 
