@@ -9,6 +9,7 @@ import sys
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import demo_run
+import demo_sampling
 import demo_task
 import eval_report
 import pytest
@@ -60,6 +61,11 @@ class TestLearning:
         assert after["TRUE_CROP"]["accuracy"] > before["accuracy"] + 0.2
         assert after["BLANK_CROP"]["accuracy"] < 0.3
         assert after["NO_TOOL"]["accuracy"] < 0.3
+        steps: dict[int, set[int]] = {}
+        for line in (learned.folder / "trace" / "trajectories-0.jsonl").read_text(encoding="utf-8").splitlines():
+            trajectory = json.loads(line)
+            steps.setdefault(trajectory["step"], set()).add(int(trajectory["row"]) % len(demo_task.MATS))
+        assert set(map(len, steps.values())) == {len(demo_task.MATS)}  # each step sees a card on each mat
         assert (learned.folder / "demo.png").is_file()
         assert (learned.folder / "report.html").is_file()
 
@@ -82,7 +88,8 @@ class TestDeployed:
         url = f"http://127.0.0.1:{port}/v1"
         # Sampled as the demo samples.
         asked = ["--bench", bench, "--url", url, "--max-pixels", demo_task.MAX_PIXELS, "--crop-source", "original"]
-        asked += ["--max-turns", 2, "--max-tokens", 60, "--temperature", 1, "--extra", '{"top_k": 20}']
+        asked += ["--max-turns", 2, "--max-tokens", 60, "--temperature", 1]
+        asked += ["--extra", json.dumps({"min_p": demo_sampling.MIN_P})]
         reports = {}
         with serving(deploy, url=f"{url}/models", log=directory / "log"):
             for name, option in {"zoom": (), "blank": ("--blank-crops",), "no_tool": ("--no-tool",)}.items():

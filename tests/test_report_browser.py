@@ -185,6 +185,12 @@ class TestBoxes:
         x2, y2 = min(x for x in columns if x > middle_x), min(y for y in rows if y > middle_y)
         return x1 - left, y1 - top, x2 - left, y2 - top
 
+    @staticmethod
+    def corners(browser: Browser, number: int, inset: int) -> list[tuple[int, int]]:
+        """Pixels just inside the corners of a box on the screen."""
+        x1, y1, x2, y2 = map(round, area_of(browser, ".box", number))
+        return [(x, y) for y in (y1 + inset, y2 - 1 - inset) for x in (x1 + inset, x2 - 1 - inset)]
+
     @pytest.mark.parametrize("width", [1280, 1920])
     @pytest.mark.parametrize("factor", [1, 3])  # the picture is recorded as the view, or as a larger original
     def test_boxes_are_drawn_in_the_right_place(
@@ -206,8 +212,7 @@ class TestBoxes:
         browser.evaluate("document.querySelector('.view').scrollIntoView({block: 'center'})")
         screen = pixels(browser)
         for number, colour in enumerate(((0, 160, 0), (200, 200, 0))):
-            x1, y1, x2, y2 = map(round, area_of(browser, ".box", number))
-            for place in ((x1 + 3, y1 + 3), (x2 - 4, y1 + 3), (x1 + 3, y2 - 4), (x2 - 4, y2 - 4)):
+            for place in self.corners(browser, number, inset=3):
                 assert screen.getpixel(place) == pytest.approx(colour, abs=6)
 
     @pytest.mark.parametrize("orientation", [3, 6])  # by half a turn, by a quarter
@@ -227,8 +232,7 @@ class TestBoxes:
         browser.evaluate("document.querySelector('.view').scrollIntoView({block: 'center'})")
         screen = pixels(browser)
         for number, colour in enumerate(((0, 160, 0), (200, 200, 0))):
-            x1, y1, x2, y2 = map(round, area_of(browser, ".box", number))
-            for place in ((x1 + 6, y1 + 6), (x2 - 7, y1 + 6), (x1 + 6, y2 - 7), (x2 - 7, y2 - 7)):
+            for place in self.corners(browser, number, inset=6):
                 assert screen.getpixel(place) == pytest.approx(colour, abs=12)
 
     def test_crops_are_shown_at_their_turns(self, browser: Browser, run: Path) -> None:

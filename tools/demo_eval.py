@@ -30,7 +30,6 @@ if TYPE_CHECKING:
 MAX_TURNS = 2
 MAX_TOKENS = 60
 """Tokens of one turn; a tool call takes 47."""
-TOP_K = 20
 BATCH_SIZE = 64
 
 
@@ -84,7 +83,7 @@ class Evaluator:
             max_batch_size=BATCH_SIZE,
         )
         self._engine.template.remove_unused_columns = True  # a checkpoint of GRPO comes with the trainer's own answer
-        self._config = RequestConfig(max_tokens=MAX_TOKENS, temperature=1.0, top_k=TOP_K, return_details=True)
+        self._config = RequestConfig(max_tokens=MAX_TOKENS, temperature=1.0, top_k=0, return_details=True)
 
     def answer(self, rows: Sequence[dict[str, Any]], *, begun_with: str = "", seed: int = 0) -> list[RolloutOutput]:
         """Let the policy answer each row's question once, sampled as in training.

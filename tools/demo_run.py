@@ -291,5 +291,5 @@ def grpo_words(*, steps: int, batch: int, generations: int) -> list[str]:
         *("--max_steps", str(steps), "--per_device_train_batch_size", str(MICRO_BATCH)),
         *("--gradient_accumulation_steps", str(batch // MICRO_BATCH)),
         *("--num_generations", str(generations), "--loss_type", "bnpo", "--beta", "0"),
-        *("--temperature", "1", "--top_k", "20", "--top_p", "1"),
+        *("--temperature", "1", "--top_k", "0", "--top_p", "1"),
     ]

@@ -1,8 +1,12 @@
-"""A faster draw for swift's transformers engine on the CPU; the distribution stays the same.
+"""How swift's transformers engine draws tokens in the demo: with min-p, and faster.
 
-`torch.multinomial` draws an exponential variable for each of the 152 thousand tokens of the vocabulary, a row at a time
-on one thread: two thirds of the demo's generation time. Here one uniform variable a row picks a block of tokens by the
-blocks' sums, and another a token in it. The file is loaded like a plugin,
+Before GRPO, an unlikely token spoils some 3 to 12 % of this small policy's trajectories. GRPO reinforces all that stands
+in a lucky trajectory, such tokens included, until little else is left. So a token is not drawn if its probability is
+less than `MIN_P` of the likeliest one's; vLLM has the same as `min_p`, which swift 4.6 hands to vLLM only.
+
+`torch.multinomial` also draws an exponential variable for each of the 152 thousand tokens of the vocabulary, a row at a
+time on one thread: two thirds of the demo's generation time. Here one uniform variable a row picks a block of tokens by
+the blocks' sums, and another a token in it. The file is loaded like a plugin,
 `--external_plugins deepeyes_plugin.py demo_sampling.py`.
 """
 
@@ -15,10 +19,12 @@ import torch
 _multinomial = torch.multinomial
 BLOCK = 64
 """Tokens of a block; the vocabulary of 151,936 is a multiple."""
+MIN_P = 0.05
+"""Share of the likeliest token's probability below which a token is not drawn."""
 
 
 def multinomial(probabilities: torch.Tensor, num_samples: int, *args: Any, **kwargs: Any) -> torch.Tensor:
-    """Draw indices as `torch.multinomial` does; one index a row goes the fast way.
+    """Draw indices as `torch.multinomial` does; one index a row goes the fast way, and with min-p.
 
     Args:
         probabilities: Non-negative weights, rows x choices.
@@ -32,6 +38,8 @@ def multinomial(probabilities: torch.Tensor, num_samples: int, *args: Any, **kwa
     choices = probabilities.shape[-1]
     if num_samples != 1 or probabilities.dim() == 1 or choices % BLOCK or args or kwargs:
         return _multinomial(probabilities, num_samples, *args, **kwargs)
+    least = MIN_P * probabilities.amax(-1, keepdim=True)
+    probabilities = torch.where(probabilities < least, 0, probabilities)
     blocks = probabilities.view(-1, choices // BLOCK, BLOCK)
     block = _draw(blocks.sum(-1))
     token = _draw(blocks.gather(1, block[:, :, None].expand(-1, -1, BLOCK)).squeeze(1))
