@@ -68,8 +68,8 @@ class Plan:
         prompts: Questions a step: one for each place that a card can have, so that no step teaches one place for all.
         generations: Trajectories a question.
         learning_rate: Of GRPO.
-        max_grad_norm: Of GRPO. A usual step's norm is 0.1; pushing one long, rambling trajectory down gives ten times as
-            much, and undid in a few steps what it had learned.
+        max_grad_norm: Of GRPO. A usual step's norm is 0.1; pushing one long, rambling trajectory down gives ten times
+            as much, and undid in a few steps what it had learned.
         decay_steps: Its last steps, in which the rate falls to zero.
         held_out: Questions of each evaluation.
         probes: Questions on which a checkpoint of the mix is measured.

@@ -1,8 +1,8 @@
 """How swift's transformers engine draws tokens in the demo: with min-p, and faster.
 
-Before GRPO, an unlikely token spoils some 3 to 12 % of this small policy's trajectories. GRPO reinforces all that stands
-in a lucky trajectory, such tokens included, until little else is left. So a token is not drawn if its probability is
-less than `MIN_P` of the likeliest one's; vLLM has the same as `min_p`, which swift 4.6 hands to vLLM only.
+Before GRPO, an unlikely token spoils 3 to 12 % of this small policy's trajectories. GRPO reinforces all that stands in
+a lucky trajectory, such tokens included, until little else is left. So a token is not drawn if its probability is less
+than `MIN_P` of the likeliest one's; vLLM has the same as `min_p`, which swift 4.6 hands to vLLM only.
 
 `torch.multinomial` also draws an exponential variable for each of the 152 thousand tokens of the vocabulary, a row at a
 time on one thread: two thirds of the demo's generation time. Here one uniform variable a row picks a block of tokens by
