@@ -187,8 +187,9 @@ class TestVerdict:
         assert not demo.judge(BEFORE, after, 0.16)[0]
 
     @pytest.mark.parametrize(("hits", "learned"), [(0.6, True), (0.4, False)])
-    def test_short_form_wants_most_zooms_in_the_right_place(self, hits: float, learned: bool) -> None:  # noqa: FBT001
-        assert demo.judge(BEFORE, {**AFTER, "TRUE_CROP": outcome(hits=hits)}, 0.16, short=True)[0] is learned
+    def test_a_rise_is_not_enough_while_most_zooms_go_elsewhere(self, hits: float, learned: bool) -> None:  # noqa: FBT001
+        before, after = {**BEFORE, "hits": 0.2}, {**AFTER, "TRUE_CROP": outcome(hits=hits)}
+        assert demo.judge(before, after, 0.16)[0] is learned
 
     def test_interval_is_wilsons(self) -> None:
         assert np.allclose(demo_run.interval(0.5, 100), (0.4038, 0.5962), atol=1e-4)

@@ -400,10 +400,9 @@ class Demo:
             text=True,
         )
         print(f"Page:   {page.stdout.strip() if page.returncode == 0 else 'none: ' + page.stderr.strip()}")
-        short = self._plan.held_out < Plan().held_out
-        if short:
+        if self._plan.held_out < Plan().held_out:
             print("This was the short form: fewer steps and questions, so it proves less than the full one.")
-        learned, verdict = judge(before, after, best_guess, short=short)
+        learned, verdict = judge(before, after, best_guess)
         print("\n" + verdict)
         if not learned:
             raise run.DemoError("it did not learn; the figures above say where, the run's folder says why")
@@ -427,21 +426,17 @@ def _describe(outcome: dict[str, Any]) -> str:
     )
 
 
-def judge(
-    before: dict[str, Any], after: dict[str, dict[str, Any]], best_guess: float, *, short: bool = False
-) -> tuple[bool, str]:
+def judge(before: dict[str, Any], after: dict[str, dict[str, Any]], best_guess: float) -> tuple[bool, str]:
     """Tell whether the policy learned to zoom because it needs to.
 
     It did if tool use, the share of zooms that go to the right place, and accuracy rose, each with disjoint 95 %
-    intervals, and if accuracy with the crop blanked and with the tool off is lower, likewise, and no better than a
-    guess. The short form sees some thirty zooms before GRPO, too few to compare with: there, most zooms after it must
-    go to the right place.
+    intervals, if most zooms go to the right place, and if accuracy with the crop blanked and with the tool off is
+    lower, likewise, and no better than a guess.
 
     Args:
         before: Outcome of the held-out questions before GRPO.
         after: Outcomes after it, by mode.
         best_guess: Accuracy of the best answer that is always the same.
-        short: Whether this is the short form.
 
     Returns:
         Whether it did, and the verdict in one line.
@@ -452,7 +447,7 @@ def judge(
         count = outcome["questions"]
         return run.interval(outcome[name], max(1, round(count * outcome["tool_use"])) if name == "hits" else count)
 
-    rises = [name for name in ("tool_use", "hits", "accuracy") if not (short and name == "hits")]
+    rises = ("tool_use", "hits", "accuracy")
     rose = all(bounds(true, name)[0] > bounds(before, name)[1] for name in rises) and true["hits"] > MOST
     needs_crop = all(
         bounds(true, "accuracy")[0] > bounds(other, "accuracy")[1] and bounds(other, "accuracy")[0] <= best_guess
