@@ -120,7 +120,7 @@ def memory(process: psutil.Process) -> int:
 def main() -> None:
     """Makes the file, runs both, prints a table with the ratio."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("--size", type=float, default=0.2, help="gigabytes (%(default)s; the issue's figure: 2)")
+    parser.add_argument("--size", type=float, default=0.2, help="gigabytes (default: %(default)s)")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as directory:
         path = Path(directory, NAME)
