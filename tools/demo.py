@@ -96,7 +96,8 @@ QUICK: dict[str, Any] = {
     "mix_steps": 30,
     "mix_every": 30,
     "mix_rate": 6e-4,
-    "grpo_steps": 12,
+    "grpo_steps": 9,
+    "learning_rate": 4e-4,
     "decay_steps": 0,
     "held_out": 96,
 }
