@@ -44,7 +44,7 @@ def learned(tmp_path_factory: pytest.TempPathFactory) -> Learned:
     """The short form with some more steps, of the first of two seeds that learns."""
     directory = tmp_path_factory.mktemp("demo")
     for seed in (1, 2):  # GRPO depends on luck, and a broken loop has none of it
-        done = run_demo(directory / str(seed), "--quick", "--steps", "18", "--seed", str(seed))
+        done = run_demo(directory / str(seed), "--quick", "--steps", "12", "--seed", str(seed))
         if done.returncode == 0:
             break
     assert "\nLEARNED on " in done.stdout, done.stdout[-3000:] + done.stderr[-3000:]
