@@ -44,7 +44,7 @@ MOST = 0.5
 TOOL_USE_WANTED = (0.3, 0.5)
 """Share of trajectories that zoom in the checkpoint from which GRPO starts."""
 SEED = 1
-"""The first with which the policy learned."""
+"""Of the README's figures."""
 WARMUP_STEPS = 400
 """At most; the warm-up ends sooner once it reads boxes and crops right."""
 ENVIRONMENT = {"DEEPEYES_CROP_SOURCE": "original", "MAX_PIXELS": "12544"}
