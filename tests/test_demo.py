@@ -136,7 +136,7 @@ print("same conversation, same crop")
 
 
 class TestSampling:
-    """The faster draw has the distribution of torch's."""
+    """The faster draw has the distribution of torch's, cut by min-p."""
 
     def test_frequencies_follow_the_weights_and_zeros_are_never_drawn(self) -> None:
         torch.manual_seed(0)
