@@ -28,8 +28,18 @@
 #   JUDGE_GPUS=0,1,2,3,4,5,6,7 JUDGE_REPLICAS=2 JUDGE_HOST=0.0.0.0                   a node of its own, with a key
 set -euo pipefail
 
-# shellcheck source=deepeyes.sh
-source "$(dirname "${BASH_SOURCE[0]}")/deepeyes.sh"
+HERE="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)"
+readonly HERE
+# shellcheck source=scripts/messages.sh
+source "$HERE/scripts/messages.sh"
+# shellcheck source=scripts/environment.sh
+source "$HERE/scripts/environment.sh"
+# shellcheck source=scripts/commands.sh
+source "$HERE/scripts/commands.sh"
+# shellcheck source=scripts/ports.sh
+source "$HERE/scripts/ports.sh"
+# shellcheck source=scripts/layouts.sh
+source "$HERE/scripts/layouts.sh"
 
 read_judge_settings() {
   model="${JUDGE_MODEL:-Qwen/Qwen2.5-VL-72B-Instruct}"
@@ -136,18 +146,16 @@ await_replicas() {
   done
 }
 
-judge() {
-  local word index dry_run=false
-  local -a arguments=() command=()
+start_judge() {
+  local word index dry_run help
+  local -a arguments command=()
   pids=()
-  for word in "$@"; do
-    case "$word" in
-      --dry-run) dry_run=true ;;
-      --host | --port | --api_key | --host=* | --port=* | --api_key=*)
-        die "$word is set by JUDGE_HOST, JUDGE_PORT or DEEPEYES_JUDGE_API_KEY"
-        ;;
-      *) arguments+=("$word") ;;
-    esac
+  read_words deploy_judge.sh "$@"
+  if [[ "$help" == true ]]; then head_of "$HERE/deploy_judge.sh" && return; fi
+  for word in "${arguments[@]}"; do
+    if [[ "$word" == --@(host|port|api_key)?(=*) ]]; then
+      die "$word is set by JUDGE_HOST, JUDGE_PORT or DEEPEYES_JUDGE_API_KEY"
+    fi
   done
   read_judge_settings
 
@@ -192,4 +200,4 @@ judge() {
   die "no judge is left"
 }
 
-judge "$@"
+start_judge "$@"

@@ -180,12 +180,11 @@ class TestLayouts:
     """Their table."""
 
     def test_the_table_holds_those_of_the_script(self) -> None:
-        script = (PROJECT / "deepeyes.sh").read_text(encoding="utf-8")
-        listed = re.search(r"^readonly LAYOUTS='\n(.*?)'", script, re.MULTILINE | re.DOTALL)
-        assert listed
-        known = [line.split()[0] for line in listed[1].splitlines()]
+        known = {file.stem for file in (PROJECT / "layouts").glob("*.sh")}
         table = ENGLISH.text.partition("| `LAYOUT` |")[2].partition("\n\n")[0]
-        assert re.findall(r"^\| `(\w+)`", table, re.MULTILINE) == known
+        listed = re.findall(r"^\| `(\w+)`", table, re.MULTILINE)
+        assert len(listed) == len(set(listed)) > 5
+        assert set(listed) <= known
 
 
 class TestCommands:
@@ -206,7 +205,9 @@ class TestCommands:
 
     @pytest.mark.parametrize("line", [line for line in ENGLISH.commands if ASSIGNMENT.match(line)])
     def test_its_variables_are_read(self, line: str, known_settings: set[str]) -> None:
-        scripts = "".join((PROJECT / name).read_text() for name in ("deepeyes.sh", "deploy_judge.sh"))
+        scripts = "".join(
+            file.read_text() for folder in (".", "scripts", "layouts") for file in (PROJECT / folder).glob("*.sh")
+        )
         swift = Path(importlib.util.find_spec("swift").origin).with_name("cli") / "main.py"
         for name in read_command(line)[0]:
             assert name in known_settings or f"${{{name}:-" in scripts or f"'{name}'" in swift.read_text()

@@ -1,0 +1,25 @@
+# One node of 4 x 80 GB, the judge elsewhere: LoRA on the language model, ZeRO-2.
+#
+#   LAYOUT=lora4 bash deepeyes.sh rollout    # GPU 3
+#   LAYOUT=lora4 DEEPEYES_JUDGE_URLS=http://10.0.0.7:18901/v1 DEEPEYES_JUDGE_API_KEY=secret bash deepeyes.sh train    # GPUs 0-2
+
+# shellcheck shell=bash disable=SC2034 # deepeyes.sh reads all of it
+ROLLOUT_GPUS="${ROLLOUT_GPUS:-3}"
+TRAIN_GPUS="${TRAIN_GPUS:-0,1,2}"
+
+rollout_command=(
+  swift rollout
+  --torch_dtype bfloat16
+  --vllm_gpu_memory_utilization 0.9
+)
+
+train_command=(
+  swift rlhf
+  --torch_dtype bfloat16
+  --tuner_type lora
+  --lora_rank 64
+  --lora_alpha 128
+  --deepspeed zero2
+  --use_vllm true
+  --vllm_mode server
+)

@@ -1,0 +1,168 @@
+"""`deepeyes.sh train`: what it hands to swift, and what it refuses."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+from sandbox import LAYOUTS, OFFICIAL_FILES, PROJECT, assert_refused, free_port, layout_facts, option, read_command
+
+if TYPE_CHECKING:
+    from sandbox import Sandbox
+
+
+class TestTrain:
+    """`deepeyes.sh train`."""
+
+    def test_no_command_at_all_trains(self, sandbox: Sandbox, rollout_port: str) -> None:
+        assert sandbox.run("deepeyes.sh", ROLLOUT_PORT=rollout_port).returncode == 0
+        (call,) = sandbox.calls
+        assert call["argv"][:3] == ["rlhf", "--rlhf_type", "grpo"]
+
+    @pytest.mark.parametrize("layout", LAYOUTS)
+    def test_dry_run_prints_exactly_what_a_run_calls(self, sandbox: Sandbox, rollout_port: str, layout: str) -> None:
+        settings = {"LAYOUT": layout, "ROLLOUT_PORT": rollout_port}
+        dry = sandbox.run("deepeyes.sh", "train", "--dry-run", "--seed", "a 'b'", **settings)
+        assert sandbox.calls == []
+        assert dry.stdout.count("\n") == 1
+        assert sandbox.run("deepeyes.sh", "train", "--seed", "a 'b'", **settings).returncode == 0
+        env, argv = read_command(dry.stdout)
+        assert sandbox.calls == [{"argv": argv, "env": env}]
+        gpus = layout_facts(PROJECT / "layouts" / f"{layout}.sh")["train_gpus"]
+        assert env["CUDA_VISIBLE_DEVICES"] == ",".join(gpus)
+        assert env.get("NPROC_PER_NODE") == (str(len(gpus)) if gpus else None)
+        assert argv[-2:] == ["--seed", "a 'b'"]
+
+    def test_preflight_sees_the_arguments_and_stops_the_run_on_an_error(self, sandbox: Sandbox) -> None:
+        result = sandbox.run("deepeyes.sh", "train", "--seed", "3", LAYOUT="cpu", BAD="train")
+        assert result.returncode == 1
+        assert "DOCTOR=false" in result.stderr
+        assert sandbox.calls == []
+        assert sandbox.programs == [["--for", "train", "--", "--seed", "3"]]
+        assert sandbox.run("deepeyes.sh", LAYOUT="cpu", BAD="train", DOCTOR="false").returncode == 0
+        assert len(sandbox.calls) == len(sandbox.programs) == 1
+
+    @pytest.mark.parametrize("bad", ["", "before", "after"])
+    def test_preflight_has_a_part_before_the_wait_and_one_after_it(
+        self, sandbox: Sandbox, rollout_port: str, bad: str
+    ) -> None:
+        result = sandbox.run("deepeyes.sh", ROLLOUT_PORT=rollout_port, BAD=bad)
+        assert (result.returncode, len(sandbox.calls)) == ((1, 0) if bad else (0, 1))
+        assert [words[3] for words in sandbox.programs] == (["before"] if bad == "before" else ["before", "after"])
+
+    def test_it_waits_for_the_rollout_server_and_says_how_to_start_it(self, sandbox: Sandbox) -> None:
+        port = str(free_port())
+        result = sandbox.run("deepeyes.sh", ROLLOUT_PORT=port, ROLLOUT_WAIT="1")
+        assert result.returncode == 1
+        assert f"waiting for the rollout server at 127.0.0.1:{port}" in result.stderr
+        assert result.stderr.endswith("within 1 seconds; start it with: bash deepeyes.sh rollout\n")
+        assert sandbox.calls == []
+
+    def test_the_facts_that_training_depends_on_are_passed(self, sandbox: Sandbox) -> None:
+        _, argv = read_command(sandbox.run("deepeyes.sh", "train", "--dry-run").stdout)
+        assert option(argv, "multi_turn_scheduler") == ["deepeyes_scheduler"]
+        assert option(argv, "loss_scale") == ["default"]
+        assert option(argv, "vllm_server_pass_dataset") == ["true"]
+        assert option(argv, "vllm_server_port") == ["8001"]
+        assert option(argv, "reward_funcs") == [
+            *("deepeyes_reward", "deepeyes_accuracy", "deepeyes_format", "deepeyes_tool")
+        ]
+        assert option(argv, "reward_weights") == ["1", "0", "0", "0"]
+        assert option(argv, "dataset") == [str(sandbox.folder / "data" / name) for name in OFFICIAL_FILES]
+
+    @pytest.mark.parametrize(
+        ("settings", "accumulation"),
+        [
+            ({}, 24 * 16 // 3),
+            ({"LAYOUT": "train8"}, 24 * 16 // 6),
+            ({"LAYOUT": "train8", "PROMPTS_PER_STEP": "255"}, 255 * 16 // 6),
+            ({"LAYOUT": "nodes", "NNODES": "4", "PROMPTS_PER_STEP": "256"}, 256 * 16 // 32),
+            ({"LAYOUT": "lora4", "PER_DEVICE_BATCH": "4"}, 24 * 16 // 12),
+            ({"LAYOUT": "cpu", "PROMPTS_PER_STEP": "2", "NUM_GENERATIONS": "4"}, 8),
+            ({"TRAIN_GPUS": "0,1", "NUM_GENERATIONS": "8"}, 96),
+            ({"TRAIN_GPUS": "7"}, 24 * 16),
+        ],
+    )
+    def test_prompts_a_step_become_accumulation(
+        self, sandbox: Sandbox, settings: dict[str, str], accumulation: int
+    ) -> None:
+        _, argv = read_command(sandbox.run("deepeyes.sh", "train", "--dry-run", **settings).stdout)
+        assert option(argv, "gradient_accumulation_steps") == [str(accumulation)]
+
+    @pytest.mark.parametrize(
+        ("settings", "size"), [({}, 24 * 16), ({"PROMPTS_PER_STEP": "64", "TENSOR_PARALLEL": "2"}, 64 * 16)]
+    )
+    def test_megatron_is_told_the_trajectories_of_an_update(
+        self, sandbox: Sandbox, settings: dict[str, str], size: int
+    ) -> None:
+        dry = sandbox.run("deepeyes.sh", "train", "--dry-run", LAYOUT="mega8", **settings)
+        _, argv = read_command(dry.stdout)
+        assert option(argv, "global_batch_size") == [str(size)]
+        assert "/megatron rlhf " in dry.stdout
+        assert "--deepspeed" not in argv
+
+    def test_megatron_of_an_older_swift_is_named(self, sandbox: Sandbox) -> None:
+        (sandbox.folder.parent / "bin" / "megatron").unlink()
+        assert_refused(
+            sandbox.run("deepeyes.sh", "--dry-run", LAYOUT="mega8"), r"/megatron is missing; .* ms-swift 4.6"
+        )
+
+    def test_few_prompts_a_step_are_warned_of(self, sandbox: Sandbox) -> None:
+        assert "warning" in sandbox.run("deepeyes.sh", "--dry-run", PROMPTS_PER_STEP="15").stderr
+        assert "warning" not in sandbox.run("deepeyes.sh", "--dry-run", PROMPTS_PER_STEP="18").stderr
+
+    def test_data_dir_and_row_counts_reach_the_files(self, sandbox: Sandbox) -> None:
+        settings = {"DATA_DIR": "/d", "DATASET": "deepeyes_chart#8 /own/file.parquet#5 org/hub-set"}
+        _, argv = read_command(sandbox.run("deepeyes.sh", "train", "--dry-run", **settings).stdout)
+        assert option(argv, "dataset") == [f"/d/{OFFICIAL_FILES[1]}#8", "/own/file.parquet#5", "org/hub-set"]
+
+    def test_longest_trajectory_fits_the_rollout_server(self, sandbox: Sandbox) -> None:
+        settings = {"MAX_TURNS": "7", "MAX_PIXELS": str(784 * 1000), "MAX_COMPLETION_LENGTH": "1000"}
+        _, argv = read_command(sandbox.run("deepeyes.sh", "rollout", "--dry-run", **settings).stdout)
+        (length,) = option(argv, "vllm_max_model_len")
+        assert int(length) >= 7 * (1000 + 1000) + 1536
+        assert int(length) % 1024 == 0
+
+    @pytest.mark.parametrize(
+        ("settings", "message"),
+        [
+            (
+                {"LAYOUT": "node9"},
+                r"LAYOUT=node9 is unknown, did you mean node8\? Choose one of: .*mega8 node8 nodes",
+            ),
+            ({"TRAINER": "fsdp"}, r"TRAINER=fsdp must be one of: deepspeed megatron"),
+            ({"TRAINER": "megatron", "LAYOUT": "cpu"}, r"TRAINER=megatron needs GPUs"),
+            ({"LAYOUT": "mega8", "TENSOR_PARALLEL": "3"}, r"TENSOR_PARALLEL=3 does not divide the 4 GPUs"),
+            (
+                {"LAYOUT": "mega8", "TENSOR_PARALLEL": "1", "PROMPTS_PER_STEP": "18"},
+                r"4 copies .* do not share evenly; the next that fits is PROMPTS_PER_STEP=20",
+            ),
+            ({"PROMPTS_PER_STEP": "0"}, r"PROMPTS_PER_STEP=0 must be a whole number above 0"),
+            ({"PROMPTS_PER_STEP": "25"}, r"400 trajectories, which 3 processes .* fits is PROMPTS_PER_STEP=27"),
+            ({"NUM_GENERATIONS": "1"}, r"NUM_GENERATIONS=1 has no group"),
+            ({"PER_DEVICE_BATCH": "two"}, r"PER_DEVICE_BATCH=two"),
+            ({"TRAIN_GPUS": "0 1"}, r"TRAIN_GPUS=0 1 must list GPUs as 0,1,2"),
+            ({"TUNER": "qlora"}, r"TUNER=qlora must be one of: full lora"),
+            ({"USE_VLLM": "yes"}, r"USE_VLLM=yes must be one of: true false"),
+            ({"DOCTOR": "0"}, r"DOCTOR=0 must be one of: true false"),
+            ({"TRAIN_VISION": "no"}, r"TRAIN_VISION=no must be one of: true false"),
+            ({"MAX_PIXELS": "1e6"}, r"MAX_PIXELS=1e6"),
+            ({"MODEL": "/no/such/folder"}, r"MODEL=/no/such/folder is no folder"),
+            ({"SWIFT": "no-such-swift"}, r"SWIFT=no-such-swift is no command"),
+            ({"DATA_DIR": "/no"}, r"/no/data_0.1.2_visual_toolbox_v2.parquet is missing; DATA_DIR"),
+            ({"DATASET": "deepeyes_chart ./gone.parquet#9"}, r"\./gone\.parquet is missing"),
+        ],
+    )
+    def test_a_wrong_setting_or_missing_file_ends_with_one_line(
+        self, sandbox: Sandbox, settings: dict[str, str], message: str
+    ) -> None:
+        assert_refused(sandbox.run("deepeyes.sh", "train", **settings), message)
+        assert sandbox.calls == []
+
+    def test_without_swift_it_says_how_to_get_it(self, sandbox: Sandbox) -> None:
+        assert_refused(sandbox.run("deepeyes.sh", PATH="/usr/bin:/bin"), r"run: bash deepeyes.sh setup")
+
+    def test_own_dataset_as_an_argument_needs_no_official_files(self, sandbox: Sandbox) -> None:
+        result = sandbox.run("deepeyes.sh", "train", "--dataset", "org/set", DATA_DIR="/no", LAYOUT="cpu")
+        assert result.returncode == 0
+        assert option(sandbox.calls[0]["argv"], "dataset") == ["org/set"]
