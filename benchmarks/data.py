@@ -54,8 +54,8 @@ class Cost(NamedTuple):
 
 def make_file(path: Path, gigabytes: float) -> int:
     """Writes a file of about `gigabytes` and returns its rows."""
-    sys.path.insert(0, str(ROOT / "tools"))
-    from data import SCHEMA  # noqa: PLC0415 - not on the path before
+    sys.path.insert(0, str(ROOT))
+    from deepeyes.data.check import SCHEMA  # noqa: PLC0415 - not on the path before
 
     chance = random.Random(0)  # noqa: S311 - no secret
     small = Image.frombytes("RGB", (96, 96), chance.randbytes(96 * 96 * 3))
@@ -128,7 +128,7 @@ def main() -> None:
         groups = pq.ParquetFile(path).num_row_groups
         print(f"{rows:,} rows, {path.stat().st_size / 1e9:.2f} GB, {groups} row groups, {os.cpu_count()} cores\n")
         costs = {
-            "deepeyes.sh data": measure([sys.executable, str(ROOT / "tools" / "data.py"), str(path)]),
+            "deepeyes.sh data": measure([sys.executable, "-m", "deepeyes.data", str(path)]),
             "load_dataset": measure([sys.executable, "-c", LOAD, str(path), str(Path(directory, "cache"))]),
         }
     print(f"{'':18}{'seconds':>9}{'rows/s':>9}{'CPU s':>9}{'peak MB':>9}")

@@ -24,16 +24,10 @@ sys.path.insert(0, str(ROOT))
 
 import openai  # noqa: E402 - the path comes first
 
-from deepeyes_plugin import (  # noqa: E402 - likewise
-    MAX_VERDICT_TOKENS,
-    Judge,
-    JudgeClient,
-    JudgeSettings,
-    Question,
-    Scoring,
-    Settings,
-    fill_prompt,
-)
+from deepeyes.judging.client import MAX_VERDICT_TOKENS, JudgeClient  # noqa: E402 - likewise
+from deepeyes.judging.judge import Judge  # noqa: E402 - likewise
+from deepeyes.settings import JudgeSettings, Scoring, Settings  # noqa: E402 - likewise
+from deepeyes.verdicts import Question, fill_prompt  # noqa: E402 - likewise
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -17,11 +17,12 @@ from contextlib import closing
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-sys.path[:0] = [str(ROOT), str(ROOT / "tools"), str(ROOT / "tests")]
+sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
-from browser import Browser  # noqa: E402 - found by the lines above
-from report import write_report  # noqa: E402
 from trace_maker import record_crowd  # noqa: E402 - likewise
+
+from deepeyes.report.browser import Browser  # noqa: E402 - found by the lines above
+from deepeyes.report.page import write_report  # noqa: E402
 
 SIZES = (200, 2000)
 VIEW = (1120, 896)

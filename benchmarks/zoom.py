@@ -21,14 +21,15 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+from deepeyes.images.store import IMAGE_STORE_BYTES
+
 os.environ["CUDA_VISIBLE_DEVICES"] = ""
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["MAX_PIXELS"] = str(1280 * 28 * 28)  # a million, as Qwen's own examples have it
 
 ROOT = Path(__file__).resolve().parent.parent
-sys.path[:0] = [str(ROOT), str(ROOT / "tools"), str(ROOT / "tests")]
+sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
-import tiny_model  # noqa: E402 - found by the lines above
 from PIL import Image, ImageDraw, ImageFilter  # noqa: E402 - likewise
 from qwen_vl_utils import fetch_image  # noqa: E402
 from swift.infer_engine import RequestConfig  # noqa: E402
@@ -37,6 +38,7 @@ from swift.template.vision_utils import load_image  # noqa: E402
 from swift_fakes import Engine, call, load_template, request  # noqa: E402
 
 import deepeyes_plugin as plugin  # noqa: E402
+from deepeyes.demo import tiny_model  # noqa: E402 - found by the lines above
 
 ANSWER = "<answer>red</answer>"
 BOXES = ((100, 100, 420, 360), (300, 200, 640, 560), (20, 500, 280, 760))
@@ -196,7 +198,7 @@ def main() -> None:
     grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024
     print(
         f"1,000 trajectories on 200 images, 2 zooms each: {crowd.seconds:.1f} s, {crowd.zooms} crops, store "
-        f"{crowd.held / 1e6:.0f} MB = {crowd.held / plugin.IMAGE_STORE_BYTES:.0%} of its budget; memory grew by "
+        f"{crowd.held / 1e6:.0f} MB = {crowd.held / IMAGE_STORE_BYTES:.0%} of its budget; memory grew by "
         f"{grown / 1e6:.0f} MB; longest stall {crowd.stall * 1e3:.0f} ms"
     )
 

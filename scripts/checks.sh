@@ -18,9 +18,9 @@ run_tests() { # PYTEST ARGUMENTS...
     say "lint-imports"
     lint-imports
   fi
-  if [[ -f tools/browser.py ]]; then
+  if [[ -f deepeyes/report/browser.py ]]; then
     say "a browser for the report page"
-    "$VENV/bin/python" tools/browser.py >&2 || say "no Chromium: the tests of the report page in a browser are skipped"
+    "$VENV/bin/python" -m deepeyes.report.browser >&2 || say "no Chromium: the tests of the report page in a browser are skipped"
   fi
   say "pytest"
   # Two files at a time: much of it waits for servers to start.

@@ -13,13 +13,14 @@ from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import TYPE_CHECKING, Any
 
-import eval as cli
-import eval_bench
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
 from qwen_vl_utils import fetch_image
+
+from deepeyes.evaluation import bench as eval_bench
+from deepeyes.evaluation import cli
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qs, urlsplit
 
-import data
 import datasets
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -25,6 +24,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image, ImageDraw
+
+from deepeyes.data import check as data
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -10,13 +10,14 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-import data
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 from swift.dataset import DATASET_MAPPING, load_dataset, register_dataset_info
 from swift.template.vision_utils import load_file, load_image
+
+from deepeyes.data import check as data
 
 PROJECT = Path(__file__).parents[1]
 NAMES = ["deepeyes_vstar", "deepeyes_chart", "deepeyes_thinklite"]

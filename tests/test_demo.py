@@ -15,11 +15,6 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import demo
-import demo_plot
-import demo_run
-import demo_sampling
-import demo_task
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -27,6 +22,12 @@ import pytest
 import torch
 from PIL import Image
 from qwen_vl_utils import fetch_image
+
+from deepeyes.demo import cli as demo
+from deepeyes.demo import plot as demo_plot
+from deepeyes.demo import sampling as demo_sampling
+from deepeyes.demo import stages as demo_run
+from deepeyes.demo import task as demo_task
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -100,7 +101,7 @@ class TestTrajectories:
     def test_scheduler_holds_the_conversation_that_was_taught(self, tmp_path: Path) -> None:
         script = tmp_path / "script.py"
         script.write_text(SCHEDULER_SCRIPT, encoding="utf-8")
-        env = demo_run.child_environment(os.environ, **demo.ENVIRONMENT, PYTHONPATH=f"{ROOT}:{ROOT / 'tools'}")
+        env = demo_run.child_environment(os.environ, **demo.ENVIRONMENT, PYTHONPATH=str(ROOT))
         done = subprocess.run(
             [sys.executable, script, tmp_path / "model"], env=env, capture_output=True, text=True, check=False
         )
@@ -110,7 +111,8 @@ class TestTrajectories:
 
 SCHEDULER_SCRIPT = """
 import asyncio, io, pathlib, sys
-import deepeyes_plugin as plugin, demo_task as task, tiny_model
+import deepeyes_plugin as plugin
+from deepeyes.demo import task, tiny_model
 from PIL import Image
 from swift import get_processor, get_template
 from swift.infer_engine.protocol import ChatCompletionResponseChoice, ChatMessage, RolloutInferRequest
@@ -259,8 +261,8 @@ class TestStop:
         worker.chmod(0o755)
         script = tmp_path / "stop.py"
         script.write_text(
-            f"import sys; sys.path[:0] = [{str(ROOT / 'tools')!r}]; sys.executable = {str(worker)!r}; "
-            "import demo; demo.build_model = lambda cache, seed: cache.directory; "
+            f"import sys; sys.path[:0] = [{str(ROOT)!r}]; sys.executable = {str(worker)!r}; "
+            "from deepeyes.demo import cli as demo; demo.build_model = lambda cache, seed: cache.directory; "
             f"sys.argv = ['demo.py', '--dataset', {str(tmp_path / 'rows.parquet')!r}]; demo.end_on_signals(); "
             "sys.exit(demo.main(sys.argv[1:]))"
         )

@@ -9,15 +9,16 @@ import subprocess
 import sys
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-import demo_run
-import demo_sampling
-import demo_task
-import eval_report
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 from servers import KIND, ROOT, SWIFT, environment, free_port, serving
+
+from deepeyes.demo import sampling as demo_sampling
+from deepeyes.demo import stages as demo_run
+from deepeyes.demo import task as demo_task
+from deepeyes.evaluation import reporting as eval_report
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -31,7 +32,7 @@ def run_demo(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
     env = {name: value for name, value in os.environ.items() if name != "GLIBC_TUNABLES"}
     env["DEEPEYES_CACHE"] = str(folder / "cache")
     env["OMP_NUM_THREADS"] = "1"  # another test file runs beside this one
-    command = [sys.executable, str(ROOT / "tools" / "demo.py"), *words]
+    command = [sys.executable, "-m", "deepeyes.demo", *words]
     return subprocess.run(command, env=env, capture_output=True, text=True, check=False)
 
 

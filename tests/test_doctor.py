@@ -16,16 +16,18 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import doctor
-import plugin_core
 import pytest
-from doctor import Command, Finding, Level, Plan
 from judge_server import JudgeServer, say
 from test_data import make_row, picture, save
 
+from deepeyes.doctor import checks as doctor
+from deepeyes.doctor.checks import Command, Finding, Level, Plan
+from deepeyes.environment import read_settings
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-    from types import ModuleType
+
+    from deepeyes.settings import Settings
 
 ROOT = Path(doctor.__file__).resolve().parent.parent
 ENGINE = {"engine_type": "AsyncLLMEngine", "enable_multi_turn": True, "use_gym_env": False, "enable_lora": False}
@@ -42,19 +44,17 @@ def only(findings: list[Finding]) -> Finding:
 
 
 @pytest.fixture
-def load_core(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., ModuleType]]:
-    """Loads the plugin with settings of the test's own."""
+def load_core(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Settings]:
+    """Reads settings of the test's own, and leaves no others in the environment."""
 
-    def load(**environment: str) -> ModuleType:
+    def load(**environment: str) -> Settings:
         for name in [name for name in os.environ if name.startswith("DEEPEYES_")]:
             monkeypatch.delenv(name)
         for name, value in environment.items():
             monkeypatch.setenv(name, value)
-        sys.modules.pop(plugin_core.NAME, None)
-        return plugin_core.load()
+        return read_settings(os.environ)
 
-    yield load
-    sys.modules.pop(plugin_core.NAME, None)
+    return load
 
 
 @contextmanager
@@ -154,7 +154,7 @@ class TestCommand:
         finding = doctor.examine("train", [], quick=True)[-1]
         assert finding == ("settings", Level.ERROR, "MAX_TURNS=none must be a whole number above 0", "")
 
-    def test_a_refused_setting_of_the_plugin_is_told(self, load_core: Callable[..., ModuleType]) -> None:
+    def test_a_refused_setting_of_the_plugin_is_told(self, load_core: Callable[..., Settings]) -> None:
         with pytest.raises(ValueError, match="DEEPEYES_RULES"):
             load_core(DEEPEYES_RULES="strict")
         finding = only(doctor.examine("demo", [], quick=True))
@@ -313,10 +313,10 @@ class TestJudge:
     def right(call: Any) -> Any:
         return say(f"Judgement: {int('red' in call.answer)}")
 
-    def check(self, load_core: Callable[..., ModuleType], *urls: str, **environment: str) -> list[Finding]:
+    def check(self, load_core: Callable[..., Settings], *urls: str, **environment: str) -> list[Finding]:
         return doctor.check_judge(load_core(DEEPEYES_JUDGE_URLS=",".join(urls), **environment))
 
-    def test_able_judge_is_fine(self, load_core: Callable[..., ModuleType]) -> None:
+    def test_able_judge_is_fine(self, load_core: Callable[..., Settings]) -> None:
         with JudgeServer(script=self.right, models=("Qwen2.5-VL-72B-Instruct",)) as judge:
             findings = self.check(load_core, judge.url, DEEPEYES_JUDGE_API_KEY="sesame")
         assert [(finding.check, finding.level) for finding in findings] == [
@@ -331,7 +331,7 @@ class TestJudge:
         ("reply", "text"),
         [("Judgement: 1", "a wrong one 1"), ("Judgement: 0", "a right answer got 0"), ("Red!", "got no verdict")],
     )
-    def test_poor_judge_is_an_error(self, load_core: Callable[..., ModuleType], reply: str, text: str) -> None:
+    def test_poor_judge_is_an_error(self, load_core: Callable[..., Settings], reply: str, text: str) -> None:
         with JudgeServer(script=lambda _: say(reply)) as judge:
             finding = self.check(load_core, judge.url)[-1]
         assert (finding.check, finding.level) == ("judge verdicts", Level.ERROR)
@@ -340,33 +340,33 @@ class TestJudge:
     @pytest.mark.parametrize(
         ("model", "level"), [("Qwen2.5-VL-7B", Level.WARNING), ("tiny", Level.WARNING), ("a-32B", Level.OK)]
     )
-    def test_small_judge_is_a_warning(self, load_core: Callable[..., ModuleType], model: str, level: Level) -> None:
+    def test_small_judge_is_a_warning(self, load_core: Callable[..., Settings], model: str, level: Level) -> None:
         with JudgeServer(script=self.right, models=(model,)) as judge:
             assert levels(self.check(load_core, judge.url))["judge size"] is level
 
-    def test_nobody_there(self, load_core: Callable[..., ModuleType]) -> None:
+    def test_nobody_there(self, load_core: Callable[..., Settings]) -> None:
         finding = only(self.check(load_core, f"http://127.0.0.1:{free_port()}/v1"))
         assert (finding.level, finding.mend) == (Level.ERROR, "bash deploy_judge.sh")
 
-    def test_dead_replica_beside_a_living_one_is_a_warning(self, load_core: Callable[..., ModuleType]) -> None:
+    def test_dead_replica_beside_a_living_one_is_a_warning(self, load_core: Callable[..., Settings]) -> None:
         with JudgeServer(script=self.right, models=("j-72B",)) as judge:
             findings = self.check(load_core, f"http://127.0.0.1:{free_port()}/v1", judge.url)
         assert [finding.level for finding in findings] == [Level.WARNING, Level.OK, Level.OK, Level.OK]
 
-    def test_rollout_server_is_told_apart(self, load_core: Callable[..., ModuleType]) -> None:
+    def test_rollout_server_is_told_apart(self, load_core: Callable[..., Settings]) -> None:
         with http_server({"/get_engine_type/": (200, ENGINE)}) as port:
             finding = only(self.check(load_core, f"http://127.0.0.1:{port}/v1"))
         assert finding.level is Level.ERROR
         assert finding.found.startswith("a rollout server answers at")
 
-    def test_model_that_is_not_served(self, load_core: Callable[..., ModuleType]) -> None:
+    def test_model_that_is_not_served(self, load_core: Callable[..., Settings]) -> None:
         with JudgeServer(models=("a-72B",)) as judge:
             finding = only(self.check(load_core, judge.url, DEEPEYES_JUDGE_MODEL="b-72B"))
         assert finding.level is Level.ERROR
         assert "serves a-72B, not DEEPEYES_JUDGE_MODEL=b-72B" in finding.found
 
     def test_judge_that_runs_already_is_put_to_the_test(
-        self, load_core: Callable[..., ModuleType], monkeypatch: pytest.MonkeyPatch
+        self, load_core: Callable[..., Settings], monkeypatch: pytest.MonkeyPatch
     ) -> None:
         load_core()
         with JudgeServer(script=self.right, models=("j-72B",)) as judge:
@@ -375,7 +375,7 @@ class TestJudge:
         assert levels(findings)["port"] is Level.WARNING
         assert levels(findings)["judge verdicts"] is Level.OK
 
-    def test_rule_judge_is_a_warning(self, load_core: Callable[..., ModuleType]) -> None:
+    def test_rule_judge_is_a_warning(self, load_core: Callable[..., Settings]) -> None:
         assert only(self.check(load_core, "http://127.0.0.1:1/v1", DEEPEYES_JUDGE="rule")).level is Level.WARNING
 
 

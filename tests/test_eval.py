@@ -10,17 +10,10 @@ from collections import Counter
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-import eval as cli
-import eval_bench
-import eval_endpoint
-import eval_report
-import eval_run
-import eval_stats
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-import report
 import scipy.stats
 from eval_world import (
     COLOURS,
@@ -45,6 +38,20 @@ from PIL import Image
 from qwen_vl_utils import fetch_image, vision_process
 
 import deepeyes_plugin as plugin
+from deepeyes.answers import Trajectory, read_answer
+from deepeyes.calls import parse_call
+from deepeyes.evaluation import bench as eval_bench
+from deepeyes.evaluation import cli
+from deepeyes.evaluation import endpoint as eval_endpoint
+from deepeyes.evaluation import reporting as eval_report
+from deepeyes.evaluation import run as eval_run
+from deepeyes.evaluation import stats as eval_stats
+from deepeyes.judging.judge import Judge
+from deepeyes.report import page as report
+from deepeyes.scoring import Scored, score
+from deepeyes.settings import Coordinates, JudgeKind, Rules, Scoring, Settings
+from deepeyes.traces import Tracer
+from deepeyes.verdicts import Question, Verdict
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -54,8 +61,8 @@ if TYPE_CHECKING:
 @pytest.fixture(autouse=True)
 def plugin_settings(monkeypatch: pytest.MonkeyPatch) -> None:
     """What the command line puts in the place of the plugin's settings goes with the test."""
-    judge = replace(plugin.SETTINGS.judge, kind=plugin.JudgeKind.RULE)
-    monkeypatch.setattr(plugin, "SETTINGS", replace(plugin.Settings(), judge=judge))
+    judge = replace(plugin.SETTINGS.judge, kind=JudgeKind.RULE)
+    monkeypatch.setattr(plugin, "SETTINGS", replace(Settings(), judge=judge))
     for name in ("MAX_PIXELS", "MAX_TURNS", "DEEPEYES_JUDGE_PATIENCE"):
         monkeypatch.delenv(name, raising=False)
 
@@ -233,14 +240,14 @@ class TestFidelity:
         with serving(Script(perfect)) as script:
             evaluate(tmp_path / "run", script, "--bench", "vstar", "--data", vstar, "--limit", 1)
         system, question, _, observation = script.seen[-1].texts
-        instruction = eval_run.own_prompt(plugin.Coordinates.PIXEL, tool=True).instruction
+        instruction = eval_run.own_prompt(Coordinates.PIXEL, tool=True).instruction
         assert question.startswith("[image 1]\n")
         assert question.endswith("Answer with the letter of the right option." + instruction)
         assert observation == f"<tool_response>[image 2]{instruction}</tool_response>"
         schema = json.loads(re.search(r"<tools>\n(.*)\n</tools>", system)[1])  # type: ignore[index]
         assert schema["function"]["parameters"]["required"] == ["bbox_2d"]
         example = re.search(r"<tool_call>\n(.*)\n</tool_call>", system)[1]  # type: ignore[index]
-        assert plugin.parse_call(example, plugin.Rules.OFFICIAL).label is not None
+        assert parse_call(example, Rules.OFFICIAL).label is not None
 
     def test_prompt_can_be_that_of_the_training_rows(self, vstar: Path, tmp_path: Path) -> None:
         rows = write_own(tmp_path / "own.parquet")
@@ -541,7 +548,7 @@ class TestJudge:
             return f"Judgement: {int('on the left side' in re.findall(r'.Reference answer. (.*)', prompt)[-1])}"
 
         arguments = ("--bench", "vstar", "--data", vstar)
-        down = replace(plugin.SETTINGS.judge, kind=plugin.JudgeKind.SERVER, urls=("http://127.0.0.1:9/v1",), timeout=1)
+        down = replace(plugin.SETTINGS.judge, kind=JudgeKind.SERVER, urls=("http://127.0.0.1:9/v1",), timeout=1)
         monkeypatch.setattr(plugin, "SETTINGS", replace(plugin.SETTINGS, judge=replace(down, patience=0.2)))
         monkeypatch.setenv("DEEPEYES_JUDGE_PATIENCE", "0.2")
         with serving(Script(self.vague)) as script, serving(JudgeScript(left)) as judge:
@@ -563,13 +570,11 @@ class TestJudge:
     @staticmethod
     def ask(path: Path, url: str, count: int = 150) -> eval_report.Verdicts:
         """Asks the judge at a URL about so many answers, and returns its verdicts as a folder keeps them."""
-        settings = replace(
-            plugin.SETTINGS.judge, kind=plugin.JudgeKind.SERVER, urls=(url,), patience=0.3, concurrency=4
-        )
-        judge = plugin.Judge(replace(plugin.SETTINGS, judge=settings))
+        settings = replace(plugin.SETTINGS.judge, kind=JudgeKind.SERVER, urls=(url,), patience=0.3, concurrency=4)
+        judge = Judge(replace(plugin.SETTINGS, judge=settings))
         try:
             verdicts = eval_report.Verdicts(path, judge, "label")
-            questions = [plugin.Question(plugin.Scoring.VISUAL, "?", f"no. {at}", "an answer") for at in range(count)]
+            questions = [Question(Scoring.VISUAL, "?", f"no. {at}", "an answer") for at in range(count)]
             verdicts.found = verdicts.of(questions)  # type: ignore[attr-defined]
         finally:
             judge.close()
@@ -933,11 +938,11 @@ class TestTraces:
             evaluate(tmp_path / "run", script, "--bench", "vstar", "--data", vstar)
         lines = [json.loads(line) for line in (tmp_path / "run" / "trajectories-0.jsonl").read_text().splitlines()]
         assert len(lines) == 6 == len({record["group"] for record in report.read_traces(tmp_path / "run")})
-        trajectory = plugin.Trajectory(plugin.Scoring.VISUAL, "q", "r", ("<answer>r</answer>",))
-        reading = plugin.read_answer(trajectory, plugin.Rules.CORRECTED)
-        verdict = plugin.Verdict(correct=True, source="equal")
-        scored = plugin.Scored(trajectory, reading, verdict, plugin.score(trajectory, reading, verdict))
-        tracer = plugin.Tracer(tmp_path / "trace", "0")
+        trajectory = Trajectory(Scoring.VISUAL, "q", "r", ("<answer>r</answer>",))
+        reading = read_answer(trajectory, Rules.CORRECTED)
+        verdict = Verdict(correct=True, source="equal")
+        scored = Scored(trajectory, reading, verdict, score(trajectory, reading, verdict))
+        tracer = Tracer(tmp_path / "trace", "0")
         tracer.record([scored], {"data_source": ["vstar"]})
         tracer._thread.shutdown()  # noqa: SLF001 - waits until it is written
         own = json.loads((tmp_path / "trace" / "trajectories-0.jsonl").read_text())

@@ -17,16 +17,22 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime, timedelta, timezone
 from email.utils import format_datetime
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from cachetools import LRUCache
 from hypothesis import given
 from hypothesis import strategies as st
 from judge_server import MODEL, JudgeServer, completion, hang, honest, reset, respond, say, stop_halfway, verdict_of
+from swift_env import ROOT
 
-import deepeyes_plugin as deepeyes
-from deepeyes_plugin import Judge, JudgeClient, JudgeError, JudgeSettings, Question, Scoring, Settings, Verdict
+from deepeyes.errors import JudgeError
+from deepeyes.judging.client import MAX_VERDICT_TOKENS, JudgeClient
+from deepeyes.judging.judge import Judge
+from deepeyes.judging.replicas import MAX_BACKOFF, MIN_BACKOFF, backoff
+from deepeyes.prompts import VISUAL_PROMPT
+from deepeyes.settings import JudgeKind, JudgeSettings, Scoring, Settings
+from deepeyes.verdicts import Question, Verdict
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -202,10 +208,10 @@ class TestFault:
 
     @given(st.integers(1, 10_000), st.floats(0, 1))
     def test_backoff_grows_to_a_limit(self, failures: int, jitter: float) -> None:
-        delay = deepeyes.backoff(failures, jitter)
-        assert deepeyes.MIN_BACKOFF / 2 <= delay <= deepeyes.MAX_BACKOFF
-        assert deepeyes.backoff(failures + 1, jitter) >= delay
-        assert deepeyes.backoff(1, 0) != deepeyes.backoff(1, 1)
+        delay = backoff(failures, jitter)
+        assert MIN_BACKOFF / 2 <= delay <= MAX_BACKOFF
+        assert backoff(failures + 1, jitter) >= delay
+        assert backoff(1, 0) != backoff(1, 1)
 
 
 class TestRefusal:
@@ -472,11 +478,11 @@ class TestReply:
     ) -> None:
         connect(server).verdicts(questions(2))
         first_call, second_call = server.calls
-        assert first_call.body["max_tokens"] == deepeyes.MAX_VERDICT_TOKENS
+        assert first_call.body["max_tokens"] == MAX_VERDICT_TOKENS
         assert first_call.body["temperature"] == 0
         assert first_call.headers["authorization"] == f"Bearer {KEY}"
-        fixed = deepeyes.VISUAL_PROMPT.partition("{question}")[0]
-        assert len(fixed) > 0.9 * len(deepeyes.VISUAL_PROMPT)
+        fixed = VISUAL_PROMPT.partition("{question}")[0]
+        assert len(fixed) > 0.9 * len(VISUAL_PROMPT)
         assert first_call.prompt.startswith(fixed)
         assert second_call.prompt.startswith(fixed)
 
@@ -652,7 +658,7 @@ class TestJudge:
         assert len(server.calls) == 100
 
     def test_cache_forgets_the_oldest(self, server: JudgeServer, judge: Judge, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(deepeyes, "VERDICT_CACHE_SIZE", 10)
+        monkeypatch.setattr(judge, "_known", LRUCache(10))
         judge.verdicts(questions(10))
         judge.verdicts(questions(1))  # now the youngest
         asked = questions(15, start=10)  # more than the cache holds
@@ -704,7 +710,7 @@ class TestJudge:
         assert len(server.calls) == 1
 
     def test_rule_judge_asks_no_server(self, server: JudgeServer) -> None:
-        rule = Settings(judge=settings(server, kind=deepeyes.JudgeKind.RULE))
+        rule = Settings(judge=settings(server, kind=JudgeKind.RULE))
         asked = [Question(Scoring.VISUAL, "Colour?", "It is red.", "red"), *questions(1)]
         with contextlib.closing(Judge(rule)) as judge:
             assert judge.verdicts(asked) == [
@@ -747,7 +753,7 @@ class TestProcess:
 
     def test_rewards_ask_once_a_process_and_exit_without_a_trace(self, server: JudgeServer) -> None:
         server.script = lambda call: say("Well, it depends.") if call.answer == "depends" else honest(call)
-        root = Path(deepeyes.__file__).parent
+        root = ROOT
         environ = {**os.environ, "DEEPEYES_JUDGE_URLS": server.url, "DEEPEYES_JUDGE_API_KEY": KEY}
         result = subprocess.run(
             [sys.executable, "-W", "default::ResourceWarning", "-c", PROCESS],

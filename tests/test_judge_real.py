@@ -16,7 +16,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from deepeyes_plugin import JudgeClient, JudgeError, JudgeSettings, Question, Scoring, Verdict
+from deepeyes.errors import JudgeError
+from deepeyes.judging.client import JudgeClient
+from deepeyes.settings import JudgeSettings, Scoring
+from deepeyes.verdicts import Question, Verdict
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

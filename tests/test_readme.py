@@ -13,8 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import plugin_core
 import pytest
+
+from deepeyes import environment
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -102,8 +103,9 @@ def script_commands() -> set[str]:
 @functools.cache
 def tool_options(name: str) -> set[str]:
     """Ask a tool for its options; those that its description mentions don't count."""
+    module = "evaluation" if name == "eval" else name
     text = subprocess.run(
-        [sys.executable, PROJECT / "tools" / f"{name}.py", "--help"], capture_output=True, text=True, check=True
+        [sys.executable, "-m", f"deepeyes.{module}", "--help"], cwd=PROJECT, capture_output=True, text=True, check=True
     ).stdout
     return set(re.findall(r"^  (?:-\w, )?(--[\w-]+)", text, re.MULTILINE))
 
@@ -111,11 +113,10 @@ def tool_options(name: str) -> set[str]:
 @pytest.fixture
 def known_settings(monkeypatch: pytest.MonkeyPatch) -> set[str]:
     """The variables that the plugin names when it meets one that it does not know."""
-    core = plugin_core.load()
     said: list[tuple[Any, ...]] = []
-    monkeypatch.setattr(core.logger, "warning", lambda *words: said.append(words))
-    core.read_settings({"DEEPEYES_NO_SUCH": "1"})
-    ((_, unknown, known),) = said
+    monkeypatch.setattr(environment.logger, "warning", lambda *words: said.append(words))
+    environment.read_settings({"DEEPEYES_NO_SUCH": "1"})
+    ((_, unknown, _, known),) = said
     assert unknown == "DEEPEYES_NO_SUCH"
     return set(known.split(", "))
 
@@ -167,13 +168,12 @@ class TestSettings:
         assert set(settings_table()) == known_settings - {"DEEPEYES_CACHE"}  # of the demo, not for users
 
     def test_defaults_are_those_of_the_plugin(self) -> None:
-        core = plugin_core.load()
         literal = {name: value[1:-1] for name, value in settings_table().items() if re.fullmatch(r"`[^`]+`", value)}
         described = {f"DEEPEYES_{name}" for name in ("SOURCES", "TRACE_DIR", "JUDGE_MODEL")}
         described |= {"DEEPEYES_JUDGE_PROMPT_VISUAL", "DEEPEYES_JUDGE_PROMPT_MATH"}
         assert set(settings_table()) - set(literal) == described
         for name, value in literal.items():
-            assert core.read_settings({name: value}) == core.read_settings({}), name
+            assert environment.read_settings({name: value}) == environment.read_settings({}), name
 
 
 class TestLayouts:

@@ -13,14 +13,25 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-import report
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
-from report import ReportError, advantages, choose, find_run, read_completions, read_log, read_traces, write_report
 from trace_maker import HOSTILE, LOG, Generation, Prompt, flush, log, record
 
-from deepeyes_plugin import Rules, Scoring, Tracer, Trajectory, read_answer
+from deepeyes.answers import Trajectory, read_answer
+from deepeyes.report import page as report
+from deepeyes.report.page import (
+    ReportError,
+    advantages,
+    choose,
+    find_run,
+    read_completions,
+    read_log,
+    read_traces,
+    write_report,
+)
+from deepeyes.settings import Rules, Scoring
+from deepeyes.traces import Tracer
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -10,12 +10,12 @@ from contextlib import closing
 from typing import TYPE_CHECKING
 
 import pytest
-from browser import Browser, find_browser
 from PIL import ExifTags, Image
-from report import make_page, read_traces, write_report, write_screenshots
 from trace_maker import HOSTILE, LOG, Generation, Prompt, flush, log, record, record_crowd
 
-from deepeyes_plugin import Tracer
+from deepeyes.report.browser import Browser, find_browser
+from deepeyes.report.page import make_page, read_traces, write_report, write_screenshots
+from deepeyes.traces import Tracer
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from trace_maker import Box
 
 pytestmark = pytest.mark.skipif(
-    find_browser() is None, reason="no Chromium is installed; `python tools/browser.py` brings one"
+    find_browser() is None, reason="no Chromium is installed; `python -m deepeyes.report.browser` brings one"
 )
 
 GREY = (100, 100, 100)

@@ -15,7 +15,14 @@ from hypothesis import strategies as st
 from swift.rewards.orm import orms
 
 import deepeyes_plugin as deepeyes
-from deepeyes_plugin import DataError, MathVerifier, Question, Rules, Score, Scoring, Settings, Trajectory, Verdict
+from deepeyes.answers import Trajectory, outside_think, read_answer
+from deepeyes.environment import read_settings
+from deepeyes.errors import DataError
+from deepeyes.judging.judge import Judge
+from deepeyes.judging.mathematics import MathVerifier
+from deepeyes.scoring import Score, score, score_batch
+from deepeyes.settings import Rules, Scoring, Settings
+from deepeyes.verdicts import Question, Verdict
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -61,7 +68,7 @@ def batch(*turns: str, source: str = "vstar", reference: str = "The mug is white
 def score_of(columns: dict[str, Any], rules: Rules, *, verdict: bool) -> tuple[Score, Verdict]:
     judge: Any = ScriptedJudge(correct=verdict, rules=rules)
     last = columns["messages"][0][-1]["content"]
-    (scored,) = deepeyes.score_batch([last], columns, replace(Settings(), rules=rules), judge)
+    (scored,) = score_batch([last], columns, replace(Settings(), rules=rules), judge)
     return scored.score, scored.verdict
 
 
@@ -178,34 +185,34 @@ class TestDeviations:
     def test_without_an_answer_the_official_judge_gets_what_text_there_is(self) -> None:
         judge: Any = ScriptedJudge(correct=True, rules=Rules.OFFICIAL)
         columns = batch(ZOOM, "I believe it is white", zooms=1)
-        deepeyes.score_batch(["I believe it is white"], columns, replace(Settings(), rules=Rules.OFFICIAL), judge)
+        score_batch(["I believe it is white"], columns, replace(Settings(), rules=Rules.OFFICIAL), judge)
         assert [question.answer for question in judge.asked] == ["..."]  # of the format instruction
 
 
 class TestReading:
     def test_answer_is_the_last_complete_one_outside_think(self) -> None:
         text = "<think><answer>a</answer></think><answer>b</answer> <answer>c</answer> <think>open <answer>d</answer>"
-        reading = deepeyes.read_answer(Trajectory(Scoring.VISUAL, "q", "r", (text,)), Rules.CORRECTED)
+        reading = read_answer(Trajectory(Scoring.VISUAL, "q", "r", (text,)), Rules.CORRECTED)
         assert reading.answer == "d"
 
     def test_hostile_length_is_read_in_linear_time(self) -> None:
         for piece in ("<think>", "<answer>", "</answer>", r"\boxed{", "<tool_call>", "{", "<answer></think>"):
             text = piece * (200_000 // len(piece))
             for scoring in Scoring:
-                deepeyes.read_answer(Trajectory(scoring, "q", "r", (text,)), Rules.CORRECTED)
+                read_answer(Trajectory(scoring, "q", "r", (text,)), Rules.CORRECTED)
 
     @given(st.lists(st.sampled_from(["<think>", "</think>", "<answer>", "</answer>", "x", "\n"]), max_size=12))
     def test_any_mixture_of_tags_gives_rewards_in_range(self, pieces: list[str]) -> None:
         trajectory = Trajectory(Scoring.VISUAL, "q", "r", ("".join(pieces),), num_zooms=1)
         for rules in Rules:
-            reading = deepeyes.read_answer(trajectory, rules)
+            reading = read_answer(trajectory, rules)
             for correct in (False, True):
                 verdict = reading.settled or Verdict(correct, "judge")
-                score = deepeyes.score(trajectory, reading, verdict)
-                assert score.accuracy in (0, 1)
-                assert score.format in (-1, 0)
-                assert score.tool == score.accuracy
-                assert score.total == 0.8 * score.accuracy + 0.2 * score.format + 1.2 * score.tool
+                given = score(trajectory, reading, verdict)
+                assert given.accuracy in (0, 1)
+                assert given.format in (-1, 0)
+                assert given.tool == given.accuracy
+                assert given.total == 0.8 * given.accuracy + 0.2 * given.format + 1.2 * given.tool
 
     @given(st.text(alphabet="ab<>/think", max_size=40))
     def test_outside_think_is_what_a_regular_expression_would_leave(self, text: str) -> None:
@@ -213,7 +220,7 @@ class TestReading:
 
         text = text.replace("t", "<think>").replace("k", "</think>")
         expected = re.sub(r"<think>.*?</think>", "", text, flags=re.DOTALL).replace("</think>", "")
-        assert deepeyes.outside_think(text) == expected
+        assert outside_think(text) == expected
 
 
 class TestRewardFunctions:
@@ -283,8 +290,8 @@ class TestRuleJudge:
         ],
     )
     def test_numbers_go_to_math_verify_and_words_to_the_rules(self, reference: str, answer: str, right: bool) -> None:  # noqa: FBT001
-        settings = deepeyes.read_settings({"DEEPEYES_JUDGE": "rule"})
-        judge = deepeyes.Judge(settings)
+        settings = read_settings({"DEEPEYES_JUDGE": "rule"})
+        judge = Judge(settings)
         question = Question(Scoring.VISUAL, "What colour is the mug?", reference, answer)
         assert judge.verdicts([question]) == [Verdict(right, "rule")]
         judge.close()

@@ -15,7 +15,6 @@ import urllib.request
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-import doctor
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -29,7 +28,13 @@ from swift.rl_core.data import OnPolicySample
 from swift.rlhf_trainers.utils import encode_sample
 from swift_fakes import INSTRUCTION, load_template
 
-from deepeyes_plugin import VISUAL_PROMPT, Question, Scoring, fill_prompt
+from deepeyes.doctor import checks as doctor
+from deepeyes.environment import read_settings
+from deepeyes.judging.judge import Judge
+from deepeyes.prompts import VISUAL_PROMPT
+from deepeyes.scoring import score_batch
+from deepeyes.settings import Scoring
+from deepeyes.verdicts import Question, fill_prompt
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -229,12 +234,12 @@ class TestServer:
     def test_rewards_of_what_came_back(self, played: Any, monkeypatch: pytest.MonkeyPatch) -> None:
         import deepeyes_plugin as plugin  # noqa: PLC0415 - only here
 
-        settings = plugin.read_settings({"DEEPEYES_JUDGE": "rule"})
+        settings = read_settings({"DEEPEYES_JUDGE": "rule"})
         monkeypatch.setattr(plugin, "SETTINGS", settings)
         rows = [sample.to_reward_row() for sample, _ in (played[name] for name in QUESTIONS)]
         columns = {key: [row[key] for row in rows] for key in rows[0]}
         completions = [row["messages"][-1]["content"] for row in rows]
-        scored = plugin.score_batch(completions, columns, settings, plugin.Judge(settings))
+        scored = score_batch(completions, columns, settings, Judge(settings))
         assert [one.score.total for one in scored] == [pytest.approx(2.0)] * 2
 
 

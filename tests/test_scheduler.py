@@ -24,6 +24,11 @@ from swift.rollout.agent_loop import run_multi_turn
 from swift_fakes import INSTRUCTION, Engine, call, jpeg, load_template, request
 
 import deepeyes_plugin as plugin
+from deepeyes.calls import ZOOM_ERRORS
+from deepeyes.images.encoding import image_bytes
+from deepeyes.log import logger
+from deepeyes.prompts import DEFAULT_INSTRUCTION
+from deepeyes.rows import has_tool, instruction_of
 from deepeyes_plugin import DeepEyesScheduler
 
 if TYPE_CHECKING:
@@ -85,7 +90,7 @@ def users(output: Any) -> list[str]:
 
 
 def decoded(image: str) -> Image.Image:
-    return Image.open(io.BytesIO(plugin.image_bytes(image)))
+    return Image.open(io.BytesIO(image_bytes(image)))
 
 
 class TestTrajectory:
@@ -119,7 +124,7 @@ class TestTrajectory:
 
     def test_refused_call_tells_the_model_why_and_counts(self, lab: Lab, picture: str) -> None:
         (output,) = lab.run([request(picture)], [call(300, 50, 100, 250), ANSWER])
-        assert users(output)[1:] == [plugin.ZOOM_ERRORS["empty_box"]]
+        assert users(output)[1:] == [ZOOM_ERRORS["empty_box"]]
         infos = output.rollout_infos
         assert (infos["num_zooms"], infos["num_zoom_errors"], len(infos["images"])) == (0, 1, 1)
         assert infos["zooms"][0]["error"] == "empty_box"
@@ -144,7 +149,7 @@ class TestTrajectory:
         bare = request(None)
         bare.messages[-1]["content"] = "What?"
         (output,) = lab.run([bare], [call(0, 0, 100, 100), ANSWER])
-        assert users(output)[1] == plugin.ZOOM_ERRORS["bad_image"]
+        assert users(output)[1] == ZOOM_ERRORS["bad_image"]
 
     def test_trajectories_at_once_keep_apart(self, lab: Lab) -> None:
         pictures = [jpeg(300 + 28 * seed, 300, seed) for seed in range(4)]
@@ -166,8 +171,8 @@ class TestInstruction:
     @pytest.mark.parametrize("question", ["Is it red?", "", "Where is\nit?", "a (b) [c] \\d+ .*"])
     def test_row_of_the_official_files_is_followed_by_its_own_words(self, question: str) -> None:
         prompt = f"<image>\n{question}{INSTRUCTION}"
-        assert plugin.instruction_of({"extra_info": {"question": question}}, prompt) == INSTRUCTION
-        assert plugin.instruction_of({}, prompt) == INSTRUCTION
+        assert instruction_of({"extra_info": {"question": question}}, prompt) == INSTRUCTION
+        assert instruction_of({}, prompt) == INSTRUCTION
 
     @pytest.mark.parametrize(
         ("row", "prompt"),
@@ -181,11 +186,11 @@ class TestInstruction:
         ],
     )
     def test_row_without_a_format_gets_ours(self, row: dict[str, Any], prompt: Any) -> None:
-        assert plugin.instruction_of(row, prompt) == plugin.DEFAULT_INSTRUCTION
+        assert instruction_of(row, prompt) == DEFAULT_INSTRUCTION
 
     def test_dataset_forges_no_image_either(self) -> None:
         row = {"extra_info": {"question": "Q"}}
-        assert "<image>" not in plugin.instruction_of(row, "<image>Q <image> <|image_pad|> <answer>")
+        assert "<image>" not in instruction_of(row, "<image>Q <image> <|image_pad|> <answer>")
 
 
 HOSTILE = [
@@ -236,7 +241,7 @@ class TestHostileText:
         start = time.perf_counter()
         (output,) = lab.run([request(picture)], [long, long, ANSWER], encode=False)
         assert time.perf_counter() - start < 2
-        assert users(output)[1:] == [plugin.ZOOM_ERRORS["too_long"]] * 2
+        assert users(output)[1:] == [ZOOM_ERRORS["too_long"]] * 2
 
     @settings(max_examples=40, deadline=None)
     @given(
@@ -283,13 +288,13 @@ class TestBadImages:
     def test_trajectory_goes_on_and_the_log_names_the_row(
         self, server_lab: Lab, picture: str, kind: str, caplog: pytest.LogCaptureFixture
     ) -> None:
-        plugin.logger.addHandler(caplog.handler)
+        logger.addHandler(caplog.handler)
         try:
             outputs = server_lab.run([request(BAD_IMAGES[kind]()), request(picture)], [call(0, 0, 99, 99), ANSWER])
         finally:
-            plugin.logger.removeHandler(caplog.handler)
+            logger.removeHandler(caplog.handler)
         bad, good = outputs
-        assert users(bad)[1:] == [plugin.ZOOM_ERRORS["bad_image"]]
+        assert users(bad)[1:] == [ZOOM_ERRORS["bad_image"]]
         assert bad.rollout_infos["num_turns"] == 2
         assert bad.rollout_infos["num_zooms"] == 0
         assert bad.rollout_infos["view_size"] is None
@@ -425,4 +430,4 @@ class TestHasTool:
         ],
     )
     def test_row_decides(self, row: dict[str, Any], expected: bool) -> None:  # noqa: FBT001
-        assert plugin.has_tool(row) is expected
+        assert has_tool(row) is expected

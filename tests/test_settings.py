@@ -10,23 +10,24 @@ from typing import TYPE_CHECKING
 import pytest
 from swift_env import ROOT
 
+from deepeyes.environment import read_settings
+from deepeyes.errors import DataError, SettingsError
+from deepeyes.settings import Coordinates, CropSource, JudgeKind, Rules, Scoring, Settings
+
 if TYPE_CHECKING:
     from pathlib import Path
-
-import deepeyes_plugin as deepeyes
-from deepeyes_plugin import Coordinates, CropSource, DataError, JudgeKind, Rules, Scoring, Settings, SettingsError
 
 
 class TestReadSettings:
     def test_empty_environment_gives_the_defaults(self) -> None:
-        settings = deepeyes.read_settings({"DEEPEYES_RULES": "", "PATH": "/bin"})
+        settings = read_settings({"DEEPEYES_RULES": "", "PATH": "/bin"})
         assert settings == Settings()
         assert settings.judge.urls == ("http://127.0.0.1:18901/v1",)
 
     def test_every_variable_is_read(self, tmp_path: Path) -> None:
         prompt = tmp_path / "prompt.txt"
         prompt.write_text("{question} {reference} {answer}")
-        settings = deepeyes.read_settings(
+        settings = read_settings(
             {
                 "DEEPEYES_JUDGE": "rule",
                 "DEEPEYES_JUDGE_URLS": "http://a:1, https://b/api/v1/ ,http://a:1/v1",
@@ -75,13 +76,13 @@ class TestReadSettings:
         self, name: str, value: str, expected: str
     ) -> None:
         with pytest.raises(SettingsError, match=re.escape(f"{name}={value!r}: expected")) as caught:
-            deepeyes.read_settings({name: value})
+            read_settings({name: value})
         assert expected in str(caught.value)
 
     def test_prompt_without_a_field_is_refused(self, tmp_path: Path) -> None:
         (tmp_path / "prompt.txt").write_text("{question} {answer}")
         with pytest.raises(SettingsError, match=r"lacks \{reference\}"):
-            deepeyes.read_settings({"DEEPEYES_JUDGE_PROMPT_MATH": str(tmp_path / "prompt.txt")})
+            read_settings({"DEEPEYES_JUDGE_PROMPT_MATH": str(tmp_path / "prompt.txt")})
 
     def test_bad_value_stops_the_import(self) -> None:
         code = "import os; os.environ['DEEPEYES_RULES'] = 'strict'; import deepeyes_plugin"
@@ -91,12 +92,12 @@ class TestReadSettings:
         assert done.stderr.splitlines()[-1].endswith(f"SettingsError: {message}")
 
     def test_key_is_not_shown(self) -> None:
-        assert "secret" not in repr(deepeyes.read_settings({"DEEPEYES_JUDGE_API_KEY": "secret"}))
+        assert "secret" not in repr(read_settings({"DEEPEYES_JUDGE_API_KEY": "secret"}))
 
 
 class TestScoringOf:
     def test_official_and_own_sources_are_known(self) -> None:
-        settings = deepeyes.read_settings({"DEEPEYES_SOURCES": "mine=math"})
+        settings = read_settings({"DEEPEYES_SOURCES": "mine=math"})
         found = {name: settings.scoring_of(name) for name in ("vstar", "chart", "thinklite_eureka", "mine")}
         visual, math = Scoring.VISUAL, Scoring.MATH
         assert found == {"vstar": visual, "chart": visual, "thinklite_eureka": math, "mine": math}

@@ -6,10 +6,11 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import tiktoken
-import tiny_model
 from PIL import Image
 from swift import get_processor, get_template
 from transformers import AutoTokenizer, Qwen2_5_VLForConditionalGeneration
+
+from deepeyes.demo import tiny_model
 
 if TYPE_CHECKING:
     from pathlib import Path

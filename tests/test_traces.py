@@ -17,11 +17,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
-from report import read_jsonl, read_traces
 from trace_maker import Generation, Prompt, columns_of, flush, record
 
 import deepeyes_plugin as deepeyes
-from deepeyes_plugin import TRACE_BACKLOG, TRACES_PER_STEP, Settings, Tracer, spread
+from deepeyes import traces
+from deepeyes.environment import read_settings
+from deepeyes.judging import judge as judging
+from deepeyes.report.page import read_jsonl, read_traces
+from deepeyes.scoring import Scored, score_batch
+from deepeyes.settings import Settings
+from deepeyes.traces import TRACE_BACKLOG, TRACES_PER_STEP, Tracer, spread, tracer_of_process
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -117,21 +122,21 @@ class TestRecord:
 class TestNeverInTheWay:
     def test_nothing_is_written_unless_asked(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.chdir(tmp_path)
-        monkeypatch.setattr(deepeyes, "SETTINGS", deepeyes.read_settings({"DEEPEYES_JUDGE": "rule"}))
-        monkeypatch.setattr(deepeyes, "_judges", {})
+        monkeypatch.setattr(deepeyes, "SETTINGS", read_settings({"DEEPEYES_JUDGE": "rule"}))
+        monkeypatch.setattr(judging, "_judges", {})
         completions, columns = columns_of([prompt()], step=0)
         assert deepeyes.DeepEyesReward()(completions, **columns) == [2, 0]
         assert list(tmp_path.iterdir()) == []
 
     def test_reward_records_when_the_setting_is_there(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         env = {"DEEPEYES_JUDGE": "rule", "DEEPEYES_TRACE_DIR": str(tmp_path / "new" / "traces")}
-        monkeypatch.setattr(deepeyes, "SETTINGS", deepeyes.read_settings(env))
-        monkeypatch.setattr(deepeyes, "_tracers", {})
-        monkeypatch.setattr(deepeyes, "_judges", {})
+        monkeypatch.setattr(deepeyes, "SETTINGS", read_settings(env))
+        monkeypatch.setattr(traces, "_tracers", {})
+        monkeypatch.setattr(judging, "_judges", {})
         completions, columns = columns_of([prompt()], step=0)
         assert deepeyes.DeepEyesReward()(completions, **columns) == [2, 0]
         assert deepeyes.DeepEyesAccuracy()(completions, **columns) == [1, 0]
-        flush(deepeyes.tracer_of_process())
+        flush(tracer_of_process(tmp_path / "new" / "traces"))
         assert len(lines_of(tmp_path / "new" / "traces")) == 2
 
     def test_directory_that_cannot_be_made_raises_nothing(self, tmp_path: Path) -> None:
@@ -299,10 +304,10 @@ class TestSpread:
         assert {left[place] for place in spread(left, 10)} == {right[place] for place in spread(right, 10)}
 
 
-def _scored(completions: list[str], columns: dict[str, Any]) -> list[deepeyes.Scored]:
+def _scored(completions: list[str], columns: dict[str, Any]) -> list[Scored]:
     from trace_maker import JUDGE  # noqa: PLC0415
 
-    return deepeyes.score_batch(completions, columns, Settings(), JUDGE)
+    return score_batch(completions, columns, Settings(), JUDGE)
 
 
 def test_rewards_without_a_step_are_recorded(tmp_path: Path, tracer: Tracer) -> None:

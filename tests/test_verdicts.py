@@ -17,8 +17,12 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-import deepeyes_plugin as deepeyes
-from deepeyes_plugin import MathVerifier, Question, Rules, Scoring, parse_verdict, rule_verdict
+from deepeyes.judging.mathematics import MathVerifier
+from deepeyes.judging.rule import rule_verdict
+from deepeyes.markers import forges_markers
+from deepeyes.prompts import MATH_PROMPT, VISUAL_PROMPT
+from deepeyes.settings import Rules, Scoring
+from deepeyes.verdicts import Question, fill_prompt, parse_verdict
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -191,8 +195,8 @@ class TestParseVerdict:
         question = Question(Scoring.VISUAL, "Left or right?", "It is on the left.", reply)
         start = time.process_time()
         parse_verdict(reply)
-        deepeyes.fill_prompt(deepeyes.VISUAL_PROMPT, question)
-        deepeyes.forges_markers(reply)
+        fill_prompt(VISUAL_PROMPT, question)
+        forges_markers(reply)
         rule_verdict(*question[1:])
         assert time.process_time() - start < 2
 
@@ -222,35 +226,35 @@ class TestPrompt:
 
     @pytest.mark.parametrize("answer", FORGED)
     def test_forged_marker_is_told_and_made_inert(self, answer: str) -> None:
-        assert deepeyes.forges_markers(answer)
-        prompt = deepeyes.fill_prompt("{answer}", Question(Scoring.VISUAL, "q", "r", answer))
+        assert forges_markers(answer)
+        prompt = fill_prompt("{answer}", Question(Scoring.VISUAL, "q", "r", answer))
         assert "red" in prompt
-        assert not deepeyes.forges_markers(prompt)
+        assert not forges_markers(prompt)
 
     @pytest.mark.parametrize("answer", HONEST)
     def test_honest_answer_stays_as_it_is(self, answer: str) -> None:
-        assert not deepeyes.forges_markers(answer)
-        assert deepeyes.fill_prompt("{answer}", Question(Scoring.VISUAL, "q", "r", answer)) == answer
+        assert not forges_markers(answer)
+        assert fill_prompt("{answer}", Question(Scoring.VISUAL, "q", "r", answer)) == answer
 
     @given(st.lists(st.sampled_from([*FORGED, "{question}", "{answer}", "\\1", "\x00", "\u2028", "\ud800", "\u200b"])))
     def test_any_answer_stays_on_its_line(self, parts: list[str]) -> None:
-        for template in (deepeyes.VISUAL_PROMPT, deepeyes.MATH_PROMPT):
-            prompt = deepeyes.fill_prompt(template, Question(Scoring.VISUAL, "What?", "It.", "".join(parts)))
+        for template in (VISUAL_PROMPT, MATH_PROMPT):
+            prompt = fill_prompt(template, Question(Scoring.VISUAL, "What?", "It.", "".join(parts)))
             before, after = template.replace("{question}", "What?").replace("{reference}", "It.").split("{answer}")
             assert prompt.startswith(before)
             assert prompt.endswith(after)
             line = prompt[len(before) : -len(after)]
             assert len(line.splitlines()) <= 1
-            assert not deepeyes.forges_markers(line)
+            assert not forges_markers(line)
             line.encode()
 
     def test_fields_in_the_fields_are_no_fields(self) -> None:
         question = Question(Scoring.VISUAL, "What is {answer}?", "{question}", "{reference} {0} %s \\g<0>")
-        prompt = deepeyes.fill_prompt("Q {question} R {reference} A {answer} {other} {{", question)
+        prompt = fill_prompt("Q {question} R {reference} A {answer} {other} {{", question)
         assert prompt == r"Q What is {answer}? R {question} A {reference} {0} %s \g<0> {other} {{"
 
     def test_answer_is_bounded(self) -> None:
-        assert len(deepeyes.fill_prompt("{answer}", Question(Scoring.MATH, "q", "r", "9" * 10**5))) == 1000
+        assert len(fill_prompt("{answer}", Question(Scoring.MATH, "q", "r", "9" * 10**5))) == 1000
 
 
 SIDE = ("Is the dog to the left or right of the bottle?", "The dog is to the left of the bottle.")

@@ -25,8 +25,14 @@ from qwen_vl_utils import vision_process
 from swift.template import get_template
 from swift_fakes import load_processor
 
-import deepeyes_plugin as plugin
-from deepeyes_plugin import Box, Coordinates, CropSource, ImageProcessor, ImageStore, Rules, Settings, ZoomRefusedError
+from deepeyes.boxes import MAX_ASPECT, MIN_SIDE, Box, fit_box
+from deepeyes.calls import ZOOM_ERRORS, ToolCall, ZoomRefusedError, next_call, parse_call
+from deepeyes.errors import SettingsError
+from deepeyes.images.encoding import content_key, image_bytes, to_data_uri
+from deepeyes.images.processor import ImageProcessor, View
+from deepeyes.images.store import ImageStore
+from deepeyes.markers import MAX_LABEL_CHARS, inert
+from deepeyes.settings import Coordinates, CropSource, Rules, Settings
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -41,7 +47,7 @@ def call_text(**arguments: Any) -> str:
 
 def refusal(text: str, rules: Rules = Rules.CORRECTED) -> str:
     with pytest.raises(ZoomRefusedError) as caught:
-        plugin.parse_call(text, rules)
+        parse_call(text, rules)
     return caught.value.code
 
 
@@ -62,19 +68,19 @@ class TestNextCall:
         ],
     )
     def test_last_call_runs_unless_there_is_an_answer(self, rules: Rules, turn: str, expected: str | None) -> None:
-        assert plugin.next_call(turn, rules) == expected
+        assert next_call(turn, rules) == expected
 
     def test_answer_inside_thoughts_ends_nothing_under_corrected_rules(self) -> None:
         turn = "<think>maybe <answer>red</answer></think><tool_call>a</tool_call>"
-        assert plugin.next_call(turn, Rules.CORRECTED) == "a"
-        assert plugin.next_call(turn, Rules.OFFICIAL) is None
+        assert next_call(turn, Rules.CORRECTED) == "a"
+        assert next_call(turn, Rules.OFFICIAL) is None
 
 
 class TestParseCall:
     @BOTH
     def test_call_as_the_prompt_asks_for_it_is_read(self, rules: Rules) -> None:
-        call = plugin.parse_call("\n" + call_text(bbox_2d=[1, 2.5, 300, 400], label="a mug") + "\n", rules)
-        assert call == plugin.ToolCall((1, 2.5, 300, 400), "a mug")
+        call = parse_call("\n" + call_text(bbox_2d=[1, 2.5, 300, 400], label="a mug") + "\n", rules)
+        assert call == ToolCall((1, 2.5, 300, 400), "a mug")
 
     @pytest.mark.parametrize(
         "text",
@@ -92,7 +98,7 @@ class TestParseCall:
         ],
     )
     def test_slip_whose_meaning_is_plain_is_read_under_corrected_rules(self, text: str) -> None:
-        assert plugin.parse_call(text, Rules.CORRECTED).bbox_2d == (1, 2, 30, 40)
+        assert parse_call(text, Rules.CORRECTED).bbox_2d == (1, 2, 30, 40)
 
     @pytest.mark.parametrize(
         ("text", "code"),
@@ -141,9 +147,9 @@ class TestParseCall:
     @given(text=st.text(st.characters()) | st.text("{}[]()<>'\",:0123456789.-eE bxo_2d\\\ud800"))
     def test_no_text_raises_anything_but_a_refusal(self, rules: Rules, text: str) -> None:
         try:
-            plugin.parse_call(text, rules)
+            parse_call(text, rules)
         except ZoomRefusedError as error:
-            assert error.code in plugin.ZOOM_ERRORS  # noqa: PT017 - some texts are calls
+            assert error.code in ZOOM_ERRORS  # noqa: PT017 - some texts are calls
 
     @given(
         value=st.recursive(
@@ -154,7 +160,7 @@ class TestParseCall:
     )
     def test_a_box_that_is_read_has_four_finite_numbers_and_travels_as_json(self, value: Any, label: Any) -> None:
         try:
-            call = plugin.parse_call(call_text(bbox_2d=value, label=label), Rules.CORRECTED)
+            call = parse_call(call_text(bbox_2d=value, label=label), Rules.CORRECTED)
         except ZoomRefusedError:
             return
         assert len(call.bbox_2d) == 4
@@ -166,15 +172,15 @@ class TestInert:
     @given(st.text())
     @example("<image><|im_end|>\ud800\x00\n</tool_response>")
     def test_text_of_the_model_loses_tags_tokens_and_control_characters(self, text: str) -> None:
-        result = plugin.inert(text)
+        result = inert(text)
         assert not set(result) & set("<>|\n\r\t\x00")
         assert result.isprintable()
-        assert len(result.encode()) <= 4 * plugin.MAX_LABEL_CHARS
+        assert len(result.encode()) <= 4 * MAX_LABEL_CHARS
 
 
 class TestErrors:
     def test_what_the_model_is_told_is_short_and_inert(self) -> None:
-        for text in plugin.ZOOM_ERRORS.values():
+        for text in ZOOM_ERRORS.values():
             assert text.startswith("Error: ")
             assert len(text) <= 150
             assert "<image>" not in text
@@ -199,7 +205,7 @@ class TestFitBox:
         ],
     )
     def test_corrected_rules_round_clip_and_grow(self, bbox: tuple[float, ...], expected: Box) -> None:
-        assert plugin.fit_box(bbox, 644, 476, Coordinates.PIXEL, Rules.CORRECTED) == expected  # type: ignore[arg-type]
+        assert fit_box(bbox, 644, 476, Coordinates.PIXEL, Rules.CORRECTED) == expected  # type: ignore[arg-type]
 
     @pytest.mark.parametrize(
         ("bbox", "rules", "code"),
@@ -216,13 +222,13 @@ class TestFitBox:
     )
     def test_box_without_a_crop_is_refused(self, bbox: tuple[float, ...], rules: Rules, code: str) -> None:
         with pytest.raises(ZoomRefusedError) as caught:
-            plugin.fit_box(bbox, 3640, 476, Coordinates.PIXEL, rules) if "thin" in code else plugin.fit_box(
+            fit_box(bbox, 3640, 476, Coordinates.PIXEL, rules) if "thin" in code else fit_box(
                 bbox, 644, 476, Coordinates.PIXEL, rules
             )
         assert caught.value.code == code
 
     def test_official_rules_take_a_side_of_31(self) -> None:
-        box = plugin.fit_box((100, 100, 131, 300), 644, 476, Coordinates.PIXEL, Rules.OFFICIAL)
+        box = fit_box((100, 100, 131, 300), 644, 476, Coordinates.PIXEL, Rules.OFFICIAL)
         assert box == Box(100, 100, 131, 300)
 
     @given(st.tuples(NUMBERS, NUMBERS, NUMBERS, NUMBERS), SIDES, SIDES, st.sampled_from(Rules))
@@ -230,14 +236,14 @@ class TestFitBox:
         self, bbox: tuple[float, float, float, float], width: int, height: int, rules: Rules
     ) -> None:
         try:
-            box = plugin.fit_box(bbox, width, height, Coordinates.PIXEL, rules)
+            box = fit_box(bbox, width, height, Coordinates.PIXEL, rules)
         except ZoomRefusedError:
             return
         assert 0 <= box.x1 < box.x2 <= width
         assert 0 <= box.y1 < box.y2 <= height
         assert all(type(number) is int for number in box)
         if rules is Rules.CORRECTED:
-            assert min(box.x2 - box.x1, box.y2 - box.y1) >= plugin.MIN_SIDE
+            assert min(box.x2 - box.x1, box.y2 - box.y1) >= MIN_SIDE
 
     @given(SIDES, SIDES, st.data())
     def test_norm1000_means_the_same_part_of_the_image(self, width: int, height: int, data: st.DataObject) -> None:
@@ -248,7 +254,7 @@ class TestFitBox:
 
         def fit(bbox: tuple[float, float, float, float], frame: Coordinates) -> Box | str:
             try:
-                return plugin.fit_box(bbox, width, height, frame, Rules.CORRECTED)
+                return fit_box(bbox, width, height, frame, Rules.CORRECTED)
             except ZoomRefusedError as error:
                 return error.code
 
@@ -263,9 +269,9 @@ class TestLinearTime:
         text = (piece * (200_000 // len(piece) + 1))[:200_000]
         start = time.perf_counter()
         for rules in Rules:
-            plugin.next_call(text, rules)
+            next_call(text, rules)
             refusal(text, rules)
-        plugin.inert(text)
+        inert(text)
         assert time.perf_counter() - start < 0.5
 
 
@@ -373,7 +379,7 @@ FILES = {
 }
 
 
-def check_view(template: Any, processor: ImageProcessor, source: Any, **chat_template_kwargs: Any) -> plugin.View:
+def check_view(template: Any, processor: ImageProcessor, source: Any, **chat_template_kwargs: Any) -> View:
     """Holds a view against the real template: as vLLM sees it, and again by all that may stand for the image."""
     view = processor.view(source, chat_template_kwargs).result()
     assert same(view.image, seen(template, source, **chat_template_kwargs))
@@ -383,13 +389,13 @@ def check_view(template: Any, processor: ImageProcessor, source: Any, **chat_tem
             trained(template, stand_in, **chat_template_kwargs), trained(template, source, **chat_template_kwargs)
         )
     width, height = view.image.size if processor.coordinates is Coordinates.PIXEL else (1000, 1000)
-    call = plugin.ToolCall((0.1 * width, 0.1 * height, 0.6 * width, 0.7 * height), None)
+    call = ToolCall((0.1 * width, 0.1 * height, 0.6 * width, 0.7 * height), None)
     box, crop = processor.zoom(view, call, chat_template_kwargs)
     assert same(crop, seen(template, source, **chat_template_kwargs).crop(box))
-    assert same(crop, Image.open(io.BytesIO(plugin.image_bytes(plugin.to_data_uri(crop)))))
+    assert same(crop, Image.open(io.BytesIO(image_bytes(to_data_uri(crop)))))
     assert torch.equal(
         trained(template, crop, **chat_template_kwargs),
-        trained(template, plugin.to_data_uri(crop), **chat_template_kwargs),
+        trained(template, to_data_uri(crop), **chat_template_kwargs),
     )
     return view
 
@@ -480,7 +486,7 @@ class TestFidelity:
         assert processor.view(small).result().payload is small
         view = processor.view(large, {"max_pixels": 100_000}).result()
         assert view.payload.startswith("data:image/webp;base64,")
-        assert same(Image.open(io.BytesIO(plugin.image_bytes(view.payload))), view.image)
+        assert same(Image.open(io.BytesIO(image_bytes(view.payload))), view.image)
 
     @pytest.mark.parametrize(
         ("family", "expected"), [("qwen2_vl", "pixel"), ("qwen2_5_vl", "pixel"), ("qwen3_vl", "norm1000")]
@@ -493,13 +499,13 @@ class TestFidelity:
             assert processor_of(templates[family], coordinates=frame).coordinates is frame
 
     def test_unknown_template_is_refused_with_the_setting_to_use(self) -> None:
-        with pytest.raises(plugin.SettingsError, match=r"DEEPEYES_COORDINATES='auto'.*'pixel' or 'norm1000'"):
+        with pytest.raises(SettingsError, match=r"DEEPEYES_COORDINATES='auto'.*'pixel' or 'norm1000'"):
             processor_of(SimpleNamespace(version="v9"))
 
     def test_norm1000_box_of_the_whole_image_is_the_view(self, templates: dict[str, Any]) -> None:
         processor = processor_of(templates["qwen3_vl"])
         view = processor.view(base64.b64encode(FILES["jpeg"]()).decode()).result()
-        box, crop = processor.zoom(view, plugin.ToolCall((0, 0, 1000, 1000), None))
+        box, crop = processor.zoom(view, ToolCall((0, 0, 1000, 1000), None))
         assert box == (0, 0, *view.image.size)
         assert same(crop, view.image)
 
@@ -513,7 +519,7 @@ class TestOriginal:
         view = processor.view(source, limit).result()
         width, height = view.image.size
         assert width * height <= limit["max_pixels"]
-        box, crop = processor.zoom(view, plugin.ToolCall((56, 56, 140, 140), None), limit)
+        box, crop = processor.zoom(view, ToolCall((56, 56, 140, 140), None), limit)
         assert box == (56, 56, 140, 140)
         assert crop.width * crop.height <= limit["max_pixels"]
         x, y = 1000 / width, 750 / height
@@ -525,9 +531,9 @@ class TestOriginal:
     def test_whole_box_is_the_view_itself(self, template: Any, file: str) -> None:
         processor = processor_of(template, crop_source=CropSource.ORIGINAL)
         view = processor.view(base64.b64encode(FILES[file]()).decode()).result()
-        if max(view.image.size) > plugin.MAX_ASPECT * min(view.image.size):
+        if max(view.image.size) > MAX_ASPECT * min(view.image.size):
             pytest.skip("too thin for a box of the whole")
-        _, crop = processor.zoom(view, plugin.ToolCall((0, 0, *view.image.size), None))
+        _, crop = processor.zoom(view, ToolCall((0, 0, *view.image.size), None))
         assert same(crop, view.image)
 
     def test_decoded_originals_are_kept_within_the_budget_and_made_again(self, template: Any) -> None:
@@ -536,7 +542,7 @@ class TestOriginal:
         views = [
             processor.view(base64.b64encode(as_file(picture(600, 500), "JPEG")).decode()).result() for _ in range(4)
         ]
-        call = plugin.ToolCall((100, 100, 200, 200), None)
+        call = ToolCall((100, 100, 200, 200), None)
         first = [processor.zoom(view, call)[1] for view in views]
         assert processor.store.nbytes <= 2_000_000
         assert all(same(crop, processor.zoom(view, call)[1]) for view, crop in zip(views, first, strict=True))
@@ -614,10 +620,7 @@ class TestImageStore:
         data = FILES["png"]()
         path = tmp_path / "image.png"
         path.write_bytes(data)
-        keys = [
-            plugin.content_key(source)
-            for source in (data, {"bytes": data, "path": "x"}, str(path), {"path": str(path)})
-        ]
+        keys = [content_key(source) for source in (data, {"bytes": data, "path": "x"}, str(path), {"path": str(path)})]
         assert keys[0] == keys[1] != keys[2] == keys[3]
         path.write_bytes(FILES["jpeg"]())
-        assert plugin.content_key(str(path)) != keys[2]
+        assert content_key(str(path)) != keys[2]

@@ -10,8 +10,12 @@ from typing import TYPE_CHECKING, Any
 
 from PIL import Image
 
-import deepeyes_plugin as deepeyes
-from deepeyes_plugin import Judge, JudgeKind, JudgeSettings, Settings
+from deepeyes.calls import ZOOM_ERRORS
+from deepeyes.images.encoding import to_data_uri
+from deepeyes.judging.judge import Judge
+from deepeyes.scoring import score_batch
+from deepeyes.settings import JudgeKind, JudgeSettings, Settings
+from deepeyes.traces import Tracer
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -86,7 +90,7 @@ def columns_of(prompts: Sequence[Prompt], step: int | None) -> tuple[list[str], 
     completions = []
     for place, prompt in enumerate(prompts):
         view_size = prompt.view_size or prompt.image.size
-        view = str(prompt.file or deepeyes.to_data_uri(prompt.image))
+        view = str(prompt.file or to_data_uri(prompt.image))
         for generation in prompt.generations:
             turns, crops, zooms = generation.turns(), [], []
             messages = [
@@ -104,12 +108,12 @@ def columns_of(prompts: Sequence[Prompt], step: int | None) -> tuple[list[str], 
                 zooms.append(
                     {"turn": number, "bbox_2d": list(box or (5, 5, 5, 5)), "box": box, "label": None, "error": error}
                 )
-                text = "<tool_response><image>\nGo on.</tool_response>" if box else deepeyes.ZOOM_ERRORS["empty_box"]
+                text = "<tool_response><image>\nGo on.</tool_response>" if box else ZOOM_ERRORS["empty_box"]
                 messages.append({"role": "user", "content": text})
             infos = {"num_turns": len(turns), "turns": turns, "zooms": zooms, "view_size": list(view_size)}
             infos["num_zooms"] = sum(zoom["error"] is None for zoom in zooms)
             infos["num_zoom_errors"] = len(zooms) - infos["num_zooms"]
-            images = [view, *map(deepeyes.to_data_uri, crops)]
+            images = [view, *map(to_data_uri, crops)]
             reference = {"ground_truth": prompt.reference}
             extra = {"question": prompt.question, "index": str(place)}
             row = (messages, images, infos, prompt.source, reference, extra, f"prompt_{place}")
@@ -119,14 +123,14 @@ def columns_of(prompts: Sequence[Prompt], step: int | None) -> tuple[list[str], 
     return completions, {**columns, "trainer_state": SimpleNamespace(global_step=step)}
 
 
-def record(tracer: deepeyes.Tracer, prompts: Sequence[Prompt], step: int | None) -> None:
+def record(tracer: Tracer, prompts: Sequence[Prompt], step: int | None) -> None:
     """Scores a batch with the rule judge and hands it to `tracer`."""
     completions, columns = columns_of(prompts, step)
-    scored = deepeyes.score_batch(completions, columns, Settings(), JUDGE)
+    scored = score_batch(completions, columns, Settings(), JUDGE)
     tracer.record(scored, columns)
 
 
-def flush(tracer: deepeyes.Tracer) -> None:
+def flush(tracer: Tracer) -> None:
     """Waits until all that was recorded is on disk, as the end of a training process does."""
     tracer._thread.shutdown(wait=True)  # noqa: SLF001 - what the interpreter does at its end
 
@@ -143,6 +147,6 @@ def record_crowd(directory: Path, groups: int, size: tuple[int, int] = (280, 168
             thought = " ".join(chance.choices(WORDS.split(), k=150))
             generations.append(Generation(chance.choice(["red", "blue"]), [box], thought))
         view = Image.frombytes("RGB", (28, 21), chance.randbytes(28 * 21 * 3)).resize(size)
-        tracer = deepeyes.Tracer(directory, "0")  # one for all would leave out what the disk is too slow for
+        tracer = Tracer(directory, "0")  # one for all would leave out what the disk is too slow for
         record(tracer, [Prompt(f"What colour is sign {step}?", "red", view, generations)], step)
         flush(tracer)

@@ -14,11 +14,12 @@ from collections import deque
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import demo_task as task
 import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoImageProcessor, AutoTokenizer, Qwen2_5_VLForConditionalGeneration
+
+from deepeyes.demo import task
 
 if TYPE_CHECKING:
     from collections.abc import Callable

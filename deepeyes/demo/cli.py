@@ -5,9 +5,9 @@
     bash deepeyes.sh demo --dataset FILE.parquet    a few steps of a random model on your own rows: the plumbing only
 
 The stages: a random checkpoint (tiny_model.py), supervised training in plain torch on clean trajectories
-(demo_warmup.py), `swift sft` on a mix in which a part of the trajectories zooms, often to the wrong place, and the
+(warmup.py), `swift sft` on a mix in which a part of the trajectories zooms, often to the wrong place, and the
 others guess; then `swift rlhf` with the plugin's scheduler and rewards, and an evaluation on held-out pictures before
-and after. What these commands start runs in forks of one process (demo_worker.py), to import swift once. Each stage is
+and after. What these commands start runs in forks of one process (worker.py), to import swift once. Each stage is
 kept under DEEPEYES_CACHE and reused as long as nothing that made it has changed.
 """
 
@@ -27,8 +27,9 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import demo_run as run
 import pyarrow.parquet as pq
+
+from deepeyes.demo import stages as run
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -165,10 +166,10 @@ def check_dataset(path: Path) -> None:
 
 def build_model(cache: run.Cache, seed: int) -> Path:
     """Give the random checkpoint."""
-    made_by = {"seed": seed, "sources": run.source_hash("tiny_model.py")}
+    made_by = {"seed": seed, "sources": run.source_hash("demo/tiny_model.py")}
 
     def make(folder: Path) -> None:
-        import tiny_model  # noqa: PLC0415 - loads torch
+        from deepeyes.demo import tiny_model  # noqa: PLC0415 - loads torch
 
         tiny_model.build(folder, seed=seed)
 
@@ -224,11 +225,11 @@ def warmed_model(cache_directory: Path, seed: int = SEED, steps: int = WARMUP_ST
 
 
 def _warm_up(cache: run.Cache, model: Path, plan: Plan, progress: Callable[[int, int, str], None]) -> Path:
-    sources = run.source_hash("demo_task.py", "demo_warmup.py")
+    sources = run.source_hash("demo/task.py", "demo/warmup.py")
     made_by = {"model": model.name, "steps": plan.warmup_steps, "seed": plan.seed, "sources": sources}
 
     def make(folder: Path) -> None:
-        import demo_warmup  # noqa: PLC0415 - loads torch
+        from deepeyes.demo import warmup as demo_warmup  # noqa: PLC0415 - loads torch
 
         settings = demo_warmup.WarmupSettings(steps=plan.warmup_steps, seed=plan.seed)
         demo_warmup.warm_up(model, folder, settings, progress)
@@ -260,18 +261,18 @@ class Demo:
             checkpoint: Directory of the checkpoint.
             split: Name of the pictures' stream of random numbers.
             count: Questions.
-            modes: Names of members of `demo_eval.Mode`.
+            modes: Names of members of `measure.Mode`.
 
         Returns:
             An `Outcome` as a dict, by mode.
         """
-        sources = run.source_hash("demo_task.py", "demo_eval.py", "demo_sampling.py", run.PLUGIN.name)
+        sources = run.source_hash("demo/task.py", "demo/measure.py", "demo/sampling.py", *run.PLUGIN_FILES)
         words = ["--split", split, "--count", str(count), "--seed", str(self._plan.seed), "--modes", *modes]
         parent = [checkpoint.parent.name, checkpoint.name]
         made_by = {"checkpoint": parent, "words": words, "environment": ENVIRONMENT, "sources": sources}
 
         def make(folder: Path) -> None:
-            self._worker.run("demo_eval", [str(checkpoint), *words], folder, self._show_measure)
+            self._worker.run("deepeyes.demo.measure", [str(checkpoint), *words], folder, self._show_measure)
 
         folder = self._cache.stage("measure", made_by, make)
         lines = (folder / "logging.jsonl").read_text(encoding="utf-8").splitlines()
@@ -293,10 +294,10 @@ class Demo:
         words += ["--use_logits_to_keep", "true", "--max_length", "1024", "--seed", str(plan.seed)]
         words += ["--save_steps", str(plan.mix_every), "--lr_scheduler_type", "linear"]
         made_by = {"warmed": warmed.name, "words": words, "environment": ENVIRONMENT, "shares": shares}
-        sources = run.source_hash("demo_task.py")
+        sources = run.source_hash("demo/task.py")
 
         def make(folder: Path) -> None:
-            import demo_task as task  # noqa: PLC0415
+            from deepeyes.demo import task  # noqa: PLC0415
 
             data = task.write_mix(folder / "data", 8 * plan.mix_steps, seed=plan.seed, **shares)
             inputs = ["--model", str(warmed), "--dataset", str(data)]
@@ -332,11 +333,11 @@ class Demo:
         words += ["--max_completion_length", "60", "--max_length", "1024"]
         words += ["--save_steps", str(plan.grpo_steps), "--log_completions", "true"]
         parent = [start.parent.name, start.name]
-        sources = run.source_hash("demo_task.py", "demo_sampling.py", run.PLUGIN.name)
+        sources = run.source_hash("demo/task.py", "demo/sampling.py", *run.PLUGIN_FILES)
         made_by = {"start": parent, "words": words, "environment": ENVIRONMENT, "sources": sources}
 
         def make(folder: Path) -> None:
-            import demo_task as task  # noqa: PLC0415
+            from deepeyes.demo import task  # noqa: PLC0415
 
             pictures = task.sample_pictures(plan.prompts * plan.grpo_steps, seed=plan.seed, split="train")
             in_turn = [replace(picture, mat=index % len(task.MATS)) for index, picture in enumerate(pictures)]
@@ -382,8 +383,8 @@ class Demo:
         return self._conclude(folder, before, after)
 
     def _conclude(self, folder: Path, before: dict[str, Any], after: dict[str, dict[str, Any]]) -> Path:
-        import demo_plot  # noqa: PLC0415 - loads matplotlib
-        import demo_task as task  # noqa: PLC0415
+        from deepeyes.demo import plot as demo_plot  # noqa: PLC0415 - loads matplotlib
+        from deepeyes.demo import task  # noqa: PLC0415
 
         pictures = task.sample_pictures(self._plan.held_out, seed=self._plan.seed, split="held-out")
         counts = Counter(picture.pattern for picture in pictures)
@@ -395,7 +396,7 @@ class Demo:
         demo_plot.draw([step | {"tool_use": use} for step, use in zip(steps, uses, strict=True)], folder / "demo.png")
         print(f"\nCurves: {folder / 'demo.png'}\nRun:    {folder}")
         page = subprocess.run(  # noqa: S603 - our own program
-            [sys.executable, str(run.ROOT / "tools" / "report.py"), str(folder)],
+            [sys.executable, "-m", "deepeyes.report", str(folder)],
             check=False,
             capture_output=True,
             text=True,
@@ -515,13 +516,3 @@ def main(arguments: list[str] | None = None) -> int:
         print("\ndemo: stopped; finished stages are kept and will be reused", file=sys.stderr)
         return 130
     return 0
-
-
-if __name__ == "__main__":
-    if os.environ.get("GLIBC_TUNABLES") is None:  # read by the C library at start only, and so is the plugin's setting
-        environment = run.child_environment(os.environ, **ENVIRONMENT)
-        environment |= {"DEEPEYES_CACHE": str(run.cache_directory(os.environ)), **QUIET}
-        os.execve(sys.executable, [sys.executable, *sys.argv], environment)  # noqa: S606 - the same program again
-    end_on_signals()
-    sys.path.insert(0, str(run.ROOT))
-    sys.exit(main())

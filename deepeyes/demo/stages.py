@@ -19,8 +19,14 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 PLUGIN = ROOT / "deepeyes_plugin.py"
+PLUGIN_FILES = (
+    PLUGIN.name,
+    *sorted(str(path.relative_to(ROOT / "deepeyes")) for path in (ROOT / "deepeyes").glob("*.py")),
+    *sorted(str(path.relative_to(ROOT / "deepeyes")) for path in (ROOT / "deepeyes").glob("[ij]*/*.py")),
+)
+"""The plugin and the parts of the package that it stands on."""
 POLL_SECONDS = 0.3
 KILL_AFTER_SECONDS = 5.0
 """How long a stage may take to end on SIGTERM."""
@@ -78,10 +84,10 @@ def child_environment(env: Mapping[str, str], **settings: str) -> dict[str, str]
 
 
 def source_hash(*files: str) -> str:
-    """Hash source files of the tools folder or the plugin, by name."""
+    """Hash source files, by their paths in the package or, for the plugin, beside it."""
     digest = hashlib.sha256()
     for name in files:
-        digest.update((PLUGIN if name == PLUGIN.name else ROOT / "tools" / name).read_bytes())
+        digest.update((PLUGIN if name == PLUGIN.name else ROOT / "deepeyes" / name).read_bytes())
     return digest.hexdigest()
 
 
@@ -136,7 +142,7 @@ class Worker:
         log.parent.mkdir(parents=True, exist_ok=True)
         with log.open("wb") as output:
             self._process = subprocess.Popen(  # noqa: S603 - our own program
-                [sys.executable, str(ROOT / "tools" / "demo_worker.py"), *modules],
+                [sys.executable, "-m", "deepeyes.demo.worker", *modules],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=output,
@@ -283,7 +289,7 @@ def grpo_words(*, steps: int, batch: int, generations: int) -> list[str]:
     """
     return [
         *("--rlhf_type", "grpo", *MODEL_ARGUMENTS, *TRAINING_ARGUMENTS),
-        *("--external_plugins", str(PLUGIN), str(ROOT / "tools" / "demo_sampling.py")),
+        *("--external_plugins", str(PLUGIN), str(ROOT / "deepeyes" / "demo" / "sampling.py")),
         *("--multi_turn_scheduler", "deepeyes_scheduler", "--max_turns", "2", "--use_vllm", "false"),
         *("--reward_funcs", "deepeyes_reward", "deepeyes_accuracy", "deepeyes_format", "deepeyes_tool"),
         *("--reward_weights", "1", "0", "0", "0"),

@@ -31,7 +31,7 @@ from PIL import Image
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
 
-TEMPLATE = Path(__file__).with_name("report_page.html")
+TEMPLATE = Path(__file__).with_name("page.html")
 MAX_TRAJECTORIES = 2000  # in a page; its curves are made of all
 MAX_SIDE = 1024  # pixels of an image in the page; a larger one is scaled down, and the page says so
 SMALL_SIDE = 256  # pixels; an image of up to this size loses nothing
@@ -508,7 +508,7 @@ def write_screenshots(page: Path, folder: Path) -> list[Path]:
     """
     from contextlib import closing  # noqa: PLC0415
 
-    from browser import Browser  # noqa: PLC0415 - only pictures need it
+    from deepeyes.report.browser import Browser  # noqa: PLC0415 - only pictures need it
 
     folder.mkdir(parents=True, exist_ok=True)
     taken = []
@@ -544,7 +544,3 @@ def main() -> int:
         return 1
     print(*[page, *pictures], sep="\n")
     return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

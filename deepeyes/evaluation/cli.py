@@ -27,16 +27,19 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
-
-from eval_bench import BadRow, Bench, EvalError, Item, read_bench  # noqa: E402 - after the path; the heavy ones when they are needed
+from deepeyes.errors import DataError
+from deepeyes.evaluation.bench import BadRow, Bench, EvalError, Item, read_bench
+from deepeyes.judging.judge import Judge
+from deepeyes.rows import has_tool
+from deepeyes.settings import Coordinates, CropSource, JudgeKind, Rules
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from eval_endpoint import Endpoint, EvalScheduler, Family
-    from eval_run import Job, Journal, Play, Prompt
+    from deepeyes.evaluation.endpoint import Endpoint, EvalScheduler, Family
+    from deepeyes.evaluation.run import Job, Journal, Play, Prompt
+
+ROOT = Path(__file__).resolve().parents[2]
 
 JUDGE_PATIENCE = 30.0
 """Seconds that a missing judge is waited for, unless DEEPEYES_JUDGE_PATIENCE says otherwise: here nothing is lost."""
@@ -122,7 +125,7 @@ async def evaluate(options: argparse.Namespace, bench: Bench) -> int:
         import deepeyes_plugin as plugin  # noqa: F401, PLC0415 - brings in swift
     except ValueError as error:  # its SettingsError
         raise UsageError(str(error)) from error
-    import eval_endpoint  # noqa: PLC0415
+    from deepeyes.evaluation import endpoint as eval_endpoint  # noqa: PLC0415
 
     endpoint = eval_endpoint.Endpoint(
         url=options.url,
@@ -140,8 +143,8 @@ async def evaluate(options: argparse.Namespace, bench: Bench) -> int:
 
 
 async def _evaluate(options: argparse.Namespace, bench: Bench, endpoint: Endpoint) -> int:
-    import eval_endpoint  # noqa: PLC0415
-    import eval_run  # noqa: PLC0415
+    from deepeyes.evaluation import endpoint as eval_endpoint  # noqa: PLC0415
+    from deepeyes.evaluation import run as eval_run  # noqa: PLC0415
 
     earlier = None if options.fresh else _earlier_model(options.out)
     answers = await endpoint.find_model(earlier, wait=False)
@@ -228,7 +231,7 @@ def _settings(
 
 def _journal(out: Path, *, fresh: bool) -> Journal:
     """Opens the journal of a run; a fresh one takes the place of an earlier run, which is renamed."""
-    from eval_run import Journal  # noqa: PLC0415
+    from deepeyes.evaluation.run import Journal  # noqa: PLC0415
 
     journal = Journal(out)
     if fresh and (out / "run.json").is_file():
@@ -254,24 +257,23 @@ def _configure(options: argparse.Namespace, coordinates: Any) -> None:
 
     settings = plugin.SETTINGS
     if options.coordinates:
-        coordinates = plugin.Coordinates(options.coordinates)
-    elif settings.coordinates is not plugin.Coordinates.AUTO:
+        coordinates = Coordinates(options.coordinates)
+    elif settings.coordinates is not Coordinates.AUTO:
         coordinates = settings.coordinates
     patience = settings.judge.patience if os.environ.get("DEEPEYES_JUDGE_PATIENCE") else JUDGE_PATIENCE
-    kind = plugin.JudgeKind(options.judge) if options.judge in ("server", "rule") else settings.judge.kind
+    kind = JudgeKind(options.judge) if options.judge in ("server", "rule") else settings.judge.kind
     plugin.SETTINGS = replace(
         settings,
         judge=replace(settings.judge, kind=kind, patience=patience),
-        rules=plugin.Rules(options.rules or settings.rules),
-        crop_source=plugin.CropSource(options.crop_source or settings.crop_source),
+        rules=Rules(options.rules or settings.rules),
+        crop_source=CropSource(options.crop_source or settings.crop_source),
         coordinates=coordinates,
     )
 
 
 def _prompt(options: argparse.Namespace, *, tool: bool) -> Prompt:
-    import eval_run  # noqa: PLC0415
-
     import deepeyes_plugin as plugin  # noqa: PLC0415
+    from deepeyes.evaluation import run as eval_run  # noqa: PLC0415
 
     if options.prompt_from is None or not tool:
         return eval_run.own_prompt(plugin.SETTINGS.coordinates, tool=tool)
@@ -286,11 +288,11 @@ def _prompt(options: argparse.Namespace, *, tool: bool) -> Prompt:
 
 def _prompt_note(options: argparse.Namespace, bench: Bench) -> str | None:
     """Says so where a prompt is not that of the training rows, or --prompt-from is of no use."""
-    import deepeyes_plugin as plugin  # noqa: PLC0415
-
     unused = "; --prompt-from is not used" if options.prompt_from else ""
     if options.no_tool:
-        own = any(item.row is None or plugin.has_tool(item.row) for item in bench.items)
+        import deepeyes_plugin as plugin  # noqa: PLC0415
+
+        own = any(item.row is None or has_tool(item.row, plugin.SETTINGS) for item in bench.items)
         return f"without the tool the prompt is the evaluation's own{unused}" if own or unused else None
     if all(item.row is not None for item in bench.items):
         return f"the rows bring their own prompt{unused}" if unused else None
@@ -307,7 +309,7 @@ def _drop_unknown_sources(bench: Bench) -> None:
         try:
             if item.row is not None:
                 plugin.SETTINGS.scoring_of(item.row["data_source"])
-        except plugin.DataError as error:
+        except DataError as error:
             return str(error)
         return None
 
@@ -361,7 +363,7 @@ async def _check_view(
         EndpointError: It makes more or fewer than a model of this family makes of the view as it is; or it refuses
             all, and nothing was answered before (`new`).
     """
-    from eval_endpoint import MARKUP_TOKENS, EndpointError, RefusedError  # noqa: PLC0415
+    from deepeyes.evaluation.endpoint import MARKUP_TOKENS, EndpointError, RefusedError  # noqa: PLC0415
 
     refusal: RefusedError | None = None
     for job in todo[:VIEW_TRIES]:
@@ -400,7 +402,7 @@ async def _check_view(
 
 async def _crop_note(messages: list[dict[str, Any]], endpoint: Endpoint) -> str | None:
     """Says so where the endpoint does not show the smallest crop as training does."""
-    from eval_endpoint import MARKUP_TOKENS, RefusedError  # noqa: PLC0415
+    from deepeyes.evaluation.endpoint import MARKUP_TOKENS, RefusedError  # noqa: PLC0415
 
     assert endpoint.template is not None  # noqa: S101 - for mypy: the caller set it
     try:
@@ -417,14 +419,13 @@ async def _crop_note(messages: list[dict[str, Any]], endpoint: Endpoint) -> str 
 
 def _finish(options: argparse.Namespace, journal: Journal, jobs: Sequence[Job], facts: dict[str, Any]) -> int:
     """Judges what was played, and writes and prints the report."""
-    import eval_report  # noqa: PLC0415
-    from report import MAX_TRAJECTORIES  # noqa: PLC0415
-
     import deepeyes_plugin as plugin  # noqa: PLC0415
+    from deepeyes.evaluation import reporting as eval_report  # noqa: PLC0415
+    from deepeyes.report.page import MAX_TRAJECTORIES  # noqa: PLC0415
 
     out, settings = journal.directory, plugin.SETTINGS
-    judge = None if options.judge == "none" else plugin.Judge(settings)
-    ruled = settings.judge.kind is plugin.JudgeKind.RULE
+    judge = None if options.judge == "none" else Judge(settings)
+    ruled = settings.judge.kind is JudgeKind.RULE
     label = "rule" if ruled else f"{settings.judge.model or ', '.join(settings.judge.urls)}"
     facts["judge"] = "none" if judge is None else label
     verdicts = eval_report.Verdicts(out / "verdicts.jsonl", judge, label)
@@ -460,7 +461,7 @@ def _write_json(path: Path, value: object) -> None:
 
 def compare(arguments: Sequence[str]) -> int:
     """Compares two runs and prints the table."""
-    import eval_report  # noqa: PLC0415 - with scipy, which takes a second
+    from deepeyes.evaluation import reporting as eval_report  # noqa: PLC0415 - with scipy, which takes a second
 
     parser = argparse.ArgumentParser(
         prog="deepeyes.sh eval compare", description="Compares two runs, question by question."
@@ -511,7 +512,3 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except OSError as error:  # a full disk, a folder that can't be written
         say(str(error))
         return 1
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -19,7 +19,6 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import openai
-from eval_bench import EvalError
 from PIL import Image
 from swift.infer_engine.protocol import (
     ChatCompletionResponse,
@@ -31,9 +30,14 @@ from swift.infer_engine.protocol import (
 from swift.template.vision_utils import load_image
 
 import deepeyes_plugin as plugin
+from deepeyes.evaluation.bench import EvalError
+from deepeyes.images.encoding import image_bytes, to_data_uri
+from deepeyes.settings import Coordinates
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Sequence
+
+    from deepeyes.images.processor import View
 
 T = TypeVar("T")
 
@@ -56,14 +60,14 @@ class Family:
 
     name: str
     patch: int
-    coordinates: plugin.Coordinates
+    coordinates: Coordinates
 
 
 FAMILIES = {
     family.name: family
     for family in (
-        Family("qwen2.5-vl", 14, plugin.Coordinates.PIXEL),
-        Family("qwen3-vl", 16, plugin.Coordinates.NORM1000),
+        Family("qwen2.5-vl", 14, Coordinates.PIXEL),
+        Family("qwen3-vl", 16, Coordinates.NORM1000),
     )
 }
 
@@ -231,7 +235,7 @@ class Endpoint:
             Tokens of the view as this module reckons, and as the endpoint counts; None where it does not say.
         """
         assert self.template is not None  # noqa: S101 - for mypy: the caller set it
-        uri = await asyncio.to_thread(plugin.to_data_uri, view)
+        uri = await asyncio.to_thread(to_data_uri, view)
         counts = []
         for images in ([uri], []):
             completion = await self._complete(to_openai(messages, images), {"max_tokens": 1, "temperature": 0.0})
@@ -271,8 +275,8 @@ class Endpoint:
     def _encode(self, image: Any) -> str:
         assert self.template is not None  # noqa: S101 - for mypy: the caller set it
         if not isinstance(image, Image.Image):
-            image = Image.open(io.BytesIO(plugin.image_bytes(image)))
-        return plugin.to_data_uri(self.template.scale(load_image(image)))
+            image = Image.open(io.BytesIO(image_bytes(image)))
+        return to_data_uri(self.template.scale(load_image(image)))
 
     async def _complete(self, messages: list[dict[str, Any]], options: dict[str, Any]) -> Any:
         limit, path = self._limit, "/chat/completions"
@@ -385,6 +389,6 @@ class EvalScheduler(plugin.DeepEyesScheduler):
     def set_assistant_message_token_ids(self, infer_request: Any, token_ids: list[int]) -> None:
         """Keeps the text of a turn: an endpoint gives and takes no token ids."""
 
-    async def view(self, source: Any) -> plugin.View:
+    async def view(self, source: Any) -> View:
         """Returns the view of an image; the trajectory then finds it made."""
         return await asyncio.wrap_future(self._processor.view(source, None, self._pool))

@@ -7,7 +7,7 @@ than `MIN_P` of the likeliest one's; vLLM has the same as `min_p`, which swift 4
 `torch.multinomial` also draws an exponential variable for each of the 152 thousand tokens of the vocabulary, a row at a
 time on one thread: two thirds of the demo's generation time. Here one uniform variable a row picks a block of tokens by
 the blocks' sums, and another a token in it. The file is loaded like a plugin,
-`--external_plugins deepeyes_plugin.py demo_sampling.py`.
+`--external_plugins deepeyes_plugin.py sampling.py`.
 """
 
 from __future__ import annotations

@@ -41,6 +41,8 @@ import pyarrow.parquet as pq
 from PIL import Image
 from tqdm import tqdm  # type: ignore[import-untyped]
 
+from deepeyes.environment import read_settings
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
@@ -1027,9 +1029,7 @@ def run(options: argparse.Namespace) -> int:
     Raises:
         DataFileError: It can't be done.
     """
-    import plugin_core  # noqa: PLC0415 - the workers, which import this module too, do without
-
-    settings = plugin_core.load().SETTINGS
+    settings = read_settings(os.environ)
     files = find_files(options.paths, options.hub)
     if not files:
         raise DataFileError(f"no .parquet or .jsonl files in {', '.join(map(str, options.paths))}")
@@ -1065,7 +1065,3 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"data: {error}", file=sys.stderr)
         return 2
     return 130
-
-
-if __name__ == "__main__":
-    sys.exit(main())

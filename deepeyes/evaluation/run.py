@@ -18,12 +18,16 @@ import zlib
 from dataclasses import dataclass, field
 from typing import IO, TYPE_CHECKING, Any
 
-from eval_bench import LETTERS, BadRow, Item, orders
-from eval_endpoint import EndpointError, EvalRequest, EvalScheduler, RefusedError
 from swift.infer_engine.protocol import RequestConfig
 from tqdm import tqdm  # type: ignore[import-untyped]
 
 import deepeyes_plugin as plugin
+from deepeyes.evaluation.bench import LETTERS, BadRow, Item, orders
+from deepeyes.evaluation.endpoint import EndpointError, EvalRequest, EvalScheduler, RefusedError
+from deepeyes.images.encoding import image_bytes, is_url
+from deepeyes.prompts import DEFAULT_INSTRUCTION
+from deepeyes.rows import has_tool, instruction_of
+from deepeyes.settings import TOOL_NAME, Coordinates, Scoring
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -44,12 +48,12 @@ class Prompt:
 
 
 _BOX = {
-    plugin.Coordinates.PIXEL: "pixels of the image",
-    plugin.Coordinates.NORM1000: "thousandths of the image's width and height",
+    Coordinates.PIXEL: "pixels of the image",
+    Coordinates.NORM1000: "thousandths of the image's width and height",
 }
 
 
-def own_prompt(coordinates: plugin.Coordinates, *, tool: bool) -> Prompt:
+def own_prompt(coordinates: Coordinates, *, tool: bool) -> Prompt:
     """Returns our own wording of the training prompt, or of one without the tool."""
     if not tool:
         instruction = "\nReason first, then answer. Format: <think>...</think> <answer>...</answer>"
@@ -65,7 +69,7 @@ def own_prompt(coordinates: plugin.Coordinates, *, tool: bool) -> Prompt:
     schema = {
         "type": "function",
         "function": {
-            "name": plugin.TOOL_NAME,
+            "name": TOOL_NAME,
             "description": "Cuts a part out of the image and shows it to you as a new image.",
             "parameters": {
                 "type": "object",
@@ -74,7 +78,7 @@ def own_prompt(coordinates: plugin.Coordinates, *, tool: bool) -> Prompt:
             },
         },
     }
-    example = {"name": plugin.TOOL_NAME, "arguments": {"bbox_2d": [40, 60, 220, 180], "label": "the sign on the door"}}
+    example = {"name": TOOL_NAME, "arguments": {"bbox_2d": [40, 60, 220, 180], "label": "the sign on the door"}}
     system = (
         "You are a helpful assistant.\n\n# Tools\nThese functions can be called while you answer; their signatures "
         f"stand within <tools></tools>:\n<tools>\n{json.dumps(schema)}\n</tools>\n\n# Calling a tool\nWrite its name "
@@ -82,7 +86,7 @@ def own_prompt(coordinates: plugin.Coordinates, *, tool: bool) -> Prompt:
         f"<tool_call>\n{json.dumps(example)}\n</tool_call>"
     )
     instruction = (
-        f"\nReason first, call **{plugin.TOOL_NAME}** where a detail is too small, then answer. Format: "
+        f"\nReason first, call **{TOOL_NAME}** where a detail is too small, then answer. Format: "
         "<think>...</think> and then either <tool_call>...</tool_call> or <answer>...</answer>"
     )
     return Prompt(system, instruction)
@@ -95,8 +99,8 @@ def prompt_from(row: dict[str, Any]) -> Prompt:
         ValueError: The row has no system turn, or its user turn does not hold its question.
     """
     system, user = ([turn["content"] for turn in row["prompt"] if turn["role"] == role] for role in ("system", "user"))
-    instruction = plugin.instruction_of(row, user[0])
-    if not system or instruction == plugin.DEFAULT_INSTRUCTION:
+    instruction = instruction_of(row, user[0])
+    if not system or instruction == DEFAULT_INSTRUCTION:
         raise ValueError("the first row has no system turn, or no instruction with <answer> after its question")
     return Prompt(system[0], instruction)
 
@@ -237,7 +241,7 @@ class Play:
         messages = [{"role": "system", "content": self.prompt.system}, users]
         data: dict[str, Any] = {"extra_info": {"question": question}, "env_name": "zoom" if self.tool else ""}
         if row is not None:
-            bare = not self.tool and plugin.has_tool(row)  # a prompt that speaks of a tool which is not there
+            bare = not self.tool and has_tool(row, plugin.SETTINGS)  # a prompt that speaks of a tool which is not there
             data = {**row, "env_name": row.get("env_name") if self.tool else ""}
             messages = messages if bare else [dict(turn) for turn in row["prompt"] if turn["role"] != "assistant"]
         return EvalRequest(messages=messages, data_dict=data)
@@ -250,9 +254,9 @@ class Play:
             source: The image of its item.
         """
         row, item = job.item.row, job.item
-        scoring = plugin.Scoring.VISUAL if row is None else plugin.SETTINGS.scoring_of(row["data_source"])
+        scoring = Scoring.VISUAL if row is None else plugin.SETTINGS.scoring_of(row["data_source"])
         place = (source.get("bytes") or source.get("path")) if isinstance(source, dict) else source
-        image = str(place).encode() if plugin.is_url(place) else plugin.image_bytes(source)
+        image = str(place).encode() if is_url(place) else image_bytes(source)
         content = [item.question, sorted(item.options), item.reference, hashlib.sha256(image).hexdigest()]
         return {
             "digest": hashlib.sha256(json.dumps(content).encode()).hexdigest()[:16],

@@ -4,7 +4,7 @@ It is what the demo trains and what the tests serve. Nothing is downloaded: the 
 ranks inside the PyPI package ``dashscope``, in which the Qwen team publishes them, and the byte-pair merges are worked
 out from those ranks. Everything else that a Qwen2.5-VL checkpoint holds is small enough to be written here.
 
-    python tools/tiny_model.py DIRECTORY [--seed N]
+    python -m deepeyes.demo.tiny_model DIRECTORY [--seed N]
 
 swift tells models apart by their hub name, so it wants `--model_type qwen2_5_vl --template qwen2_5_vl` beside this one.
 

@@ -15,15 +15,19 @@ from collections import Counter
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
-from eval_bench import LETTERS
-from eval_stats import Share, accuracy, compare
-from report import group_of
+from deepeyes.answers import Trajectory, read_answer
+from deepeyes.evaluation.bench import LETTERS
+from deepeyes.evaluation.stats import Share, accuracy, compare
+from deepeyes.report.page import group_of
+from deepeyes.scoring import score
+from deepeyes.settings import WEIGHTS, Rules, Scoring
+from deepeyes.verdicts import Question, Verdict
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
     from pathlib import Path
 
-    import deepeyes_plugin as plugin
+    from deepeyes.judging.judge import Judge
 
 BY_RULE = ("rule", "equal", "math", "too_long", "forged")
 UNPARSEABLE = "unparseable"
@@ -111,7 +115,7 @@ class Result:
 class Verdicts:
     """Verdicts of the judge that are kept in the folder of a run: a question is judged once."""
 
-    def __init__(self, path: Path, judge: plugin.Judge | None, label: str) -> None:
+    def __init__(self, path: Path, judge: Judge | None, label: str) -> None:
         """Opens a file of verdicts.
 
         Args:
@@ -129,7 +133,7 @@ class Verdicts:
             rows = map(json.loads, text[:whole].splitlines())
             self._known = {row["key"]: (row["correct"], row["source"]) for row in rows}
 
-    def of(self, questions: Sequence[plugin.Question]) -> list[tuple[bool, str]]:
+    def of(self, questions: Sequence[Question]) -> list[tuple[bool, str]]:
         """Returns whether each answer is right and who said so. Where the judge fails, `error` says why."""
         keys = [self._key(question) for question in questions]
         asked = {key: question for key, question in zip(keys, questions, strict=True) if key not in self._known}
@@ -140,7 +144,7 @@ class Verdicts:
                 break
         return [self._known.get(key, (False, UNREAD)) for key in keys]
 
-    def _ask(self, asked: Sequence[tuple[str, plugin.Question]]) -> bool:
+    def _ask(self, asked: Sequence[tuple[str, Question]]) -> bool:
         """Asks the judge, and keeps what it says; tells whether it said something. Else `error` says why."""
         assert self._judge is not None  # noqa: S101 - for mypy: the caller looked
         try:
@@ -155,7 +159,7 @@ class Verdicts:
                     file.write(json.dumps({"key": key, **verdict._asdict()}) + "\n")
         return True
 
-    def _ask_singly(self, asked: Sequence[tuple[str, plugin.Question]]) -> bool:
+    def _ask_singly(self, asked: Sequence[tuple[str, Question]]) -> bool:
         """Asks one by one what was refused together; tells whether the judge is up and does not refuse everything."""
         answered = 0
         for one in asked:
@@ -164,53 +168,51 @@ class Verdicts:
             answered += self._ask([one])
         return answered > 0 and REFUSED in str(self.error)
 
-    def _key(self, question: plugin.Question) -> str:
+    def _key(self, question: Question) -> str:
         return hashlib.sha256(json.dumps([self._label, *question]).encode()).hexdigest()
 
 
 def judge_all(
-    records: Sequence[Mapping[str, Any]], verdicts: Verdicts, rules: plugin.Rules
+    records: Sequence[Mapping[str, Any]], verdicts: Verdicts, rules: Rules
 ) -> tuple[list[Result], list[dict[str, Any]]]:
     """Reads every answer, by rule or by the judge.
 
     Returns:
         The results, and the records completed to traces in the form of the plugin.
     """
-    import deepeyes_plugin as plugin  # noqa: PLC0415 - heavy; `compare` does without it
-
     read, waiting = [], []
     for record in records:
-        trajectory = plugin.Trajectory(
-            plugin.Scoring(record["scoring"]),
+        trajectory = Trajectory(
+            Scoring(record["scoring"]),
             record["question"],
             record["reference"],
             tuple(record["turns"]),
             tuple(record["observations"]),
             record["num_zooms"],
         )
-        reading = plugin.read_answer(trajectory, rules)
+        reading = read_answer(trajectory, rules)
         verdict, picked = reading.settled, None
         if record["finish_reason"] == "refused":
-            verdict = plugin.Verdict(correct=False, source="no_answer")
+            verdict = Verdict(correct=False, source="no_answer")
         if record["right"] is not None and reading.answer and (verdict is None or verdict.correct):
             picked = read_choice(reading.answer, record["options"])
             if picked is not None:
-                verdict = plugin.Verdict(picked == record["right"], "rule")
+                verdict = Verdict(picked == record["right"], "rule")
         if verdict is None:
             question = (trajectory.scoring, trajectory.question, trajectory.reference, reading.answer or "")
-            waiting.append(plugin.Question(*question))
+            waiting.append(Question(*question))
         read.append((record, trajectory, reading, verdict, picked))
     answers = iter(verdicts.of(waiting))
     results, traces = [], []
     for record, trajectory, reading, settled, picked in read:
-        verdict = settled or plugin.Verdict(*next(answers))
+        verdict = settled or Verdict(*next(answers))
         letter = None if picked is None else LETTERS[picked]
         results.append(Result(record, verdict.correct, verdict.source, letter))
         judged = {
             "answer": reading.answer,
             "verdict": verdict._asdict(),
-            "score": plugin.score(trajectory, reading, verdict)._asdict(),
-            "weights": plugin.WEIGHTS[trajectory.scoring]._asdict(),
+            "score": score(trajectory, reading, verdict)._asdict(),
+            "weights": WEIGHTS[trajectory.scoring]._asdict(),
         }
         traces.append({**record, **judged})
     return results, traces

@@ -14,8 +14,6 @@ from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import demo_sampling  # noqa: F401 - for its effect
-import demo_task as task
 import torch
 from PIL import Image
 from swift.infer_engine import RequestConfig, TransformersEngine
@@ -23,6 +21,11 @@ from swift.infer_engine.protocol import RolloutInferRequest, RolloutOutput
 from swift.rollout import invoke_async_hook, run_multi_turn
 
 import deepeyes_plugin as plugin
+from deepeyes.demo import sampling as demo_sampling  # noqa: F401 - for its effect
+from deepeyes.demo import task
+from deepeyes.images.encoding import image_bytes
+from deepeyes.judging.judge import judge_of_process
+from deepeyes.scoring import score_batch
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -149,7 +152,7 @@ def _blanked(output: RolloutOutput) -> RolloutInferRequest:
     original, *crops = output.rollout_infos["images"]
     grey = []
     for crop in crops:
-        with Image.open(io.BytesIO(plugin.image_bytes(crop))) as image:
+        with Image.open(io.BytesIO(image_bytes(crop))) as image:
             grey.append(Image.new("RGB", image.size, (128, 128, 128)))
     return RolloutInferRequest(messages=output.messages[:-1], images=[original, *grey])
 
@@ -169,7 +172,7 @@ def outcome_of(
     columns["rollout_infos"] = [output.rollout_infos for output in outputs]
     completions = [output.response.choices[0].message.content for output in outputs]
     scores = [
-        scored.score for scored in plugin.score_batch(completions, columns, plugin.SETTINGS, plugin.judge_of_process())
+        scored.score for scored in score_batch(completions, columns, plugin.SETTINGS, judge_of_process(plugin.SETTINGS))
     ]
     infos = [output.rollout_infos for output in outputs]
     zoomed = [bool(info["num_zooms"]) for info in infos]

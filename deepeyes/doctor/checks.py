@@ -34,15 +34,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import urlsplit
 
-import data
-import plugin_core
-import psutil  # type: ignore[import-untyped]
+import psutil
+
+from deepeyes.data import check as data
+from deepeyes.environment import read_settings
+from deepeyes.errors import JudgeError
+from deepeyes.judging.client import JudgeClient
+from deepeyes.settings import JudgeKind, Scoring, Settings
+from deepeyes.verdicts import Question
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
-    from types import ModuleType
 
-HERE = Path(__file__).resolve().parent.parent
+HERE = Path(__file__).resolve().parents[2]
 PURPOSES = ("train", "rollout", "judge", "demo")
 PYTHONS = ((3, 10), (3, 14))  # from, to before
 SWIFTS = ((3, 7), (4, 7))  # the releases that the contract tests run against lie between
@@ -463,13 +467,12 @@ def check_port(check: str, host: str, port: int, variable: str, is_ours: Callabl
     return [Finding(check, Level.ERROR, f"{host}:{port} is held by something else", mend)]
 
 
-def check_judge(core: ModuleType) -> list[Finding]:
+def check_judge(settings: Settings) -> list[Finding]:
     """Asks each judge for its model and two questions whose answers are known."""
-    settings = core.SETTINGS.judge
-    if settings.kind is core.JudgeKind.RULE:
+    if settings.judge.kind is JudgeKind.RULE:
         text = "DEEPEYES_JUDGE=rule: no LLM is asked, which is for demos and tests"
         return [Finding("judge", Level.WARNING, text, "unset DEEPEYES_JUDGE")]
-    findings = [finding for url in settings.urls for finding in check_replica(core, url)]
+    findings = [finding for url in settings.judge.urls for finding in check_replica(settings, url)]
     if any(finding.check == "judge verdicts" and finding.level is Level.OK for finding in findings):
         # With one replica that answers well, a dead one costs speed alone: the client passes it over.
         return [
@@ -481,11 +484,11 @@ def check_judge(core: ModuleType) -> list[Finding]:
     return findings
 
 
-def check_replica(core: ModuleType, url: str) -> list[Finding]:
+def check_replica(settings: Settings, url: str) -> list[Finding]:
     """Asks one judge for its model and for two verdicts."""
-    settings, mend = core.SETTINGS.judge, "bash deploy_judge.sh"
+    mend = "bash deploy_judge.sh"
     try:
-        served = models_of(url, settings.api_key)
+        served = models_of(url, settings.judge.api_key)
     except OSError as error:
         return [Finding("judge", Level.ERROR, f"nothing answers at {url}: {_reason(error)}", mend)]
     if served is None:
@@ -497,11 +500,11 @@ def check_replica(core: ModuleType, url: str) -> list[Finding]:
             "a rollout server answers" if rollout else "what answers lists no models (a wrong DEEPEYES_JUDGE_API_KEY?)"
         )
         return [Finding("judge", Level.ERROR, f"{what} at {url}; expected a judge", mend)]
-    if settings.model and settings.model not in served:
-        text = f"{url} serves {', '.join(served)}, not DEEPEYES_JUDGE_MODEL={settings.model}"
+    if settings.judge.model and settings.judge.model not in served:
+        text = f"{url} serves {', '.join(served)}, not DEEPEYES_JUDGE_MODEL={settings.judge.model}"
         return [Finding("judge", Level.ERROR, text, "unset DEEPEYES_JUDGE_MODEL")]
-    model = settings.model or (served or ["no model"])[0]
-    return [Finding("judge", Level.OK, f"{model} at {url}"), judge_size(model), _ask_judge(core, url)]
+    model = settings.judge.model or (served or ["no model"])[0]
+    return [Finding("judge", Level.OK, f"{model} at {url}"), judge_size(model), _ask_judge(settings, url)]
 
 
 def judge_size(model: str) -> Finding:
@@ -518,13 +521,13 @@ def judge_size(model: str) -> Finding:
     return Finding("judge size", Level.OK, f"{size:g}B")
 
 
-def _ask_judge(core: ModuleType, url: str) -> Finding:
-    settings = replace(core.SETTINGS.judge, urls=(url,), patience=JUDGE_PATIENCE, timeout=JUDGE_PATIENCE)
-    questions = [core.Question(core.Scoring.VISUAL, *JUDGE_SAMPLE, answer) for answer in JUDGE_SAMPLE_ANSWERS]
-    client, start = core.JudgeClient(settings), time.monotonic()
+def _ask_judge(settings: Settings, url: str) -> Finding:
+    quick = replace(settings.judge, urls=(url,), patience=JUDGE_PATIENCE, timeout=JUDGE_PATIENCE)
+    questions = [Question(Scoring.VISUAL, *JUDGE_SAMPLE, answer) for answer in JUDGE_SAMPLE_ANSWERS]
+    client, start = JudgeClient(quick), time.monotonic()
     try:
         verdicts = client.verdicts(questions)
-    except core.JudgeError as error:
+    except JudgeError as error:
         return Finding("judge verdicts", Level.ERROR, str(error), "bash deploy_judge.sh")
     finally:
         client.close()
@@ -567,7 +570,12 @@ def find_server(host: str, port: int) -> Command | None:
         if host not in ("127.0.0.1", "localhost", "0.0.0.0", socket.gethostname()):  # noqa: S104 - compared, not bound
             return None
         for connection in psutil.net_connections("tcp"):
-            if connection.status == psutil.CONN_LISTEN and connection.laddr.port == port and connection.pid:
+            if (
+                connection.status == psutil.CONN_LISTEN
+                and connection.laddr
+                and connection.laddr.port == port
+                and connection.pid
+            ):
                 process = psutil.Process(connection.pid)
                 return Command(process.environ(), parse_command(process.cmdline()).options)
     except (psutil.Error, OSError):
@@ -707,7 +715,7 @@ def check_row(plan: Plan) -> list[Finding]:
         return []  # `check_data` has said it
     order = {"dataset": path, "options": {name: list(values) for name, values in plan.train.options.items()}}
     environment = {**os.environ, **plan.train.environment, "CUDA_VISIBLE_DEVICES": ""}
-    program = [sys.executable, str(Path(__file__).resolve()), "--row", json.dumps(order)]
+    program = [sys.executable, "-m", "deepeyes.doctor", "--row", json.dumps(order)]
     try:
         done = subprocess.run(  # noqa: S603 - this very file
             program, capture_output=True, text=True, timeout=ROW_TIMEOUT, env=environment, check=False
@@ -766,7 +774,7 @@ def load_row(order: Mapping[str, Any]) -> dict[str, Any]:
 # The report
 
 
-def checks_of(plan: Plan, core: ModuleType, *, quick: bool, part: str) -> list[Callable[[], list[Finding]]]:
+def checks_of(plan: Plan, settings: Settings, *, quick: bool, part: str) -> list[Callable[[], list[Finding]]]:
     """Returns the checks for a plan, in the order of the report."""
     names = list(PACKAGES)
     if plan.purpose in ("rollout", "judge") or plan.train.get("use_vllm") == "true":
@@ -780,7 +788,7 @@ def checks_of(plan: Plan, core: ModuleType, *, quick: bool, part: str) -> list[C
         return [*checks, check_demo_machine]
     if plan.purpose == "judge":
         for command in plan.judges:
-            checks += _judge_checks(command, core)
+            checks += _judge_checks(command, settings)
         return checks
     if plan.purpose == "rollout":
         host, port = plan.rollout.get("host"), plan.rollout.number("port", 8000)
@@ -791,8 +799,8 @@ def checks_of(plan: Plan, core: ModuleType, *, quick: bool, part: str) -> list[C
         ]
     checks += [
         lambda: check_train_gpus(plan),
-        lambda: check_judge(core),
-        lambda: check_data(plan, core.SETTINGS.scoring_of),
+        lambda: check_judge(settings),
+        lambda: check_data(plan, settings.scoring_of),
         lambda: check_training(plan),
         lambda: check_checkpoints(plan),
     ]
@@ -805,13 +813,13 @@ def checks_of(plan: Plan, core: ModuleType, *, quick: bool, part: str) -> list[C
     return {"all": [*checks, *later], "before": checks, "after": later}[part]
 
 
-def _judge_checks(command: Command, core: ModuleType) -> list[Callable[[], list[Finding]]]:
-    host, port, key = command.get("host"), command.number("port", 8000), core.SETTINGS.judge.api_key
+def _judge_checks(command: Command, settings: Settings) -> list[Callable[[], list[Finding]]]:
+    host, port, key = command.get("host"), command.number("port", 8000), settings.judge.api_key
 
     def check_start_or_run() -> list[Finding]:
         finding = check_port("port", host, port, "JUDGE_PORT", lambda base: models_of(f"{base}/v1", key) is not None)
         if finding[0].level is Level.WARNING:  # it runs already: then let it judge
-            return finding + check_replica(core, f"http://{_reachable(host)}:{port}/v1")
+            return finding + check_replica(settings, f"http://{_reachable(host)}:{port}/v1")
         gpus = check_server_gpus(f"the judge on port {port}", "JUDGE_GPUS", command)
         return [judge_size(command.get("model")), *gpus, *finding]
 
@@ -828,14 +836,14 @@ def examine(purpose: str, extra: Sequence[str], *, quick: bool, part: str = "all
         part: Of training, what can be told `before` the rollout server is up, what `after` it, or `all`.
     """
     try:
-        core = plugin_core.load()
+        settings = read_settings(os.environ)
     except ValueError as error:
         return [Finding("settings", Level.ERROR, str(error))]
     try:
         plan = make_plan(purpose, extra)
     except (PlanError, OSError, subprocess.SubprocessError, ValueError) as error:
         return [*check_python(), *check_packages(PACKAGES), Finding("settings", Level.ERROR, str(error))]
-    checks = checks_of(plan, core, quick=quick, part=part)
+    checks = checks_of(plan, settings, quick=quick, part=part)
     with ThreadPoolExecutor(max(1, len(checks))) as pool:
         return [finding for findings in pool.map(_guarded, checks) for finding in findings]
 
@@ -886,7 +894,3 @@ def main(arguments: Sequence[str] | None = None) -> int:
     findings = examine(options.purpose, words[cut + 1 :], quick=options.quick, part=options.part)
     print(json.dumps([finding._asdict() for finding in findings], indent=2) if options.json else show(findings))
     return int(any(finding.level is Level.ERROR for finding in findings))
-
-
-if __name__ == "__main__":
-    sys.exit(main())

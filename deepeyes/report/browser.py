@@ -1,7 +1,8 @@
 """A real Chromium without a window, for the tests of the report page and for its screenshots.
 
 It is driven by the DevTools protocol over a pipe, so nothing but the browser itself is needed.
-`python tools/browser.py` brings one where none is installed: from npm into .cache/, without root, else with apt-get.
+`python -m deepeyes.report.browser` brings one where none is installed: from npm into .cache/, without
+root, else with apt-get.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from typing import Any
 
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 """Names under which distributions install it."""
-CACHE = Path(__file__).resolve().parents[1] / ".cache" / "chromium"
+CACHE = Path(__file__).resolve().parents[2] / ".cache" / "chromium"
 """Where the one from npm lives: the browser, the libraries that it needs, and a font."""
 NPM_PACKAGE = "@sparticuz/chromium@147.0.0"  # for x86-64
 NPM_INTEGRITY = "4ZKeAQQa8up2mt675qSitztLdbQrlf8BKdC5naeap+5Mv1OV1OlJdPoU+EJC/p5sQUJUQmN4r+q5+EhaaOUHpQ=="
@@ -148,7 +149,7 @@ class Browser:
         """
         program = path or find_browser()
         if program is None:
-            raise BrowserError("no Chromium is installed; `python tools/browser.py` brings one")
+            raise BrowserError("no Chromium is installed; `python -m deepeyes.report.browser` brings one")
         self.errors: list[str] = []
         self.requests: list[str] = []
         self._ids = itertools.count(1)

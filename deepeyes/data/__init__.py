@@ -1,0 +1,1 @@
+"""The data check: rows in the official schema, read, checked, mended and written."""

@@ -1,0 +1,1 @@
+"""The demo: a tiny model learns to zoom by GRPO, on the CPU."""

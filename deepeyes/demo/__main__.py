@@ -1,0 +1,16 @@
+"""`python -m deepeyes.demo`, which `bash deepeyes.sh demo` runs."""
+
+import os
+import sys
+
+from deepeyes.demo import stages
+from deepeyes.demo.cli import ENVIRONMENT, QUIET, end_on_signals, main
+
+if __name__ == "__main__":
+    if os.environ.get("GLIBC_TUNABLES") is None:  # read by the C library at start only, and so is the plugin's setting
+        environment = stages.child_environment(os.environ, **ENVIRONMENT)
+        environment |= {"DEEPEYES_CACHE": str(stages.cache_directory(os.environ)), **QUIET}
+        command = [sys.executable, "-m", "deepeyes.demo", *sys.argv[1:]]
+        os.execve(sys.executable, command, environment)  # noqa: S606 - the same program again
+    end_on_signals()
+    sys.exit(main())

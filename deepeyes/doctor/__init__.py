@@ -1,0 +1,1 @@
+"""The preflight: what would stop a run, and the command that mends it."""

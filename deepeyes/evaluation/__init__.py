@@ -1,0 +1,1 @@
+"""Evaluation: benchmarks played with the zoom that trained the model."""

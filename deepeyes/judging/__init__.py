@@ -1,0 +1,1 @@
+"""The judge: who decides whether an answer says what the reference says."""

@@ -1,0 +1,205 @@
+"""Traces: whole trajectories on disk, for `bash deepeyes.sh report`."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import os
+import time
+from collections import Counter
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import TYPE_CHECKING, Any
+
+from PIL import Image
+
+from deepeyes.images.encoding import image_bytes
+from deepeyes.log import logger
+from deepeyes.scoring import infos_of
+from deepeyes.settings import WEIGHTS
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from pathlib import Path
+
+    from deepeyes.answers import Trajectory
+    from deepeyes.scoring import Scored
+
+
+TRACES_PER_STEP = 64  # trajectories written a step and process
+TRACE_BACKLOG = 4  # batches that may wait for the disk; each holds the images of its trajectories in memory
+_tracers: dict[int, Tracer] = {}
+
+
+def tracer_of_process(directory: Path) -> Tracer:
+    """Returns the tracer of this process, which writes to `directory`."""
+    pid = os.getpid()
+    if pid not in _tracers:
+        _tracers[pid] = Tracer(directory, os.environ.get("RANK", "0"))
+    return _tracers[pid]
+
+
+class Tracer:
+    """Appends trajectories to `trajectories-<rank>.jsonl`, and their images, once each, to `images/`.
+
+    Training pays only for choosing a sample of the batch; reading images, encoding and writing happen on one
+    thread. A run that is killed leaves at most an unfinished last line, which the next run ends, and hidden
+    temporary files. What goes wrong here is logged and never reaches training; where the disk is too slow,
+    batches are left out.
+    """
+
+    def __init__(self, directory: Path, rank: str) -> None:
+        """Makes a tracer; `directory` is made when the first trajectory comes."""
+        self._directory = directory
+        self._file = directory / f"trajectories-{rank}.jsonl"
+        self._run = round(time.time(), 3)
+        self._batch = -1
+        self._last: object = None
+        self._waiting: list[Future[None]] = []
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="deepeyes-trace")
+
+    def record(self, scored: Sequence[Scored], columns: Mapping[str, Any]) -> None:
+        """Records a sample of a batch: whole groups of one prompt, spread over the batch. Never raises.
+
+        The several reward functions of a run see the same batch; only the first of them records it.
+        """
+        try:
+            step = getattr(columns.get("trainer_state"), "global_step", None)
+            identity = (step, hash(tuple(one.trajectory for one in scored)))
+            if identity == self._last:
+                return
+            self._last = identity
+            self._batch += 1
+            self._waiting = [task for task in self._waiting if not task.done()]
+            if len(self._waiting) >= TRACE_BACKLOG:
+                logger.warning("trace: the disk is too slow, the trajectories of step %s are left out", step)
+                return
+            task = self._thread.submit(self._write, self._sample(step, scored, columns))
+            task.add_done_callback(_log_failure)
+            self._waiting.append(task)
+        except Exception as error:  # noqa: BLE001 - a trace must not end a run
+            logger.warning("trace: a batch was not recorded: %r", error)
+
+    def _sample(
+        self, step: int | None, scored: Sequence[Scored], columns: Mapping[str, Any]
+    ) -> list[tuple[dict[str, Any], list[Any]]]:
+        """Returns a record and the images, still in any form, of each chosen trajectory."""
+        nothing = [None] * len(scored)
+        prompts = columns.get("prompt_id") or nothing
+        rows = [(extra or {}).get("index") for extra in columns.get("extra_info") or nothing]
+        groups = [
+            (prompt, row, one.trajectory.question, one.trajectory.reference)
+            for prompt, row, one in zip(prompts, rows, scored, strict=True)
+        ]
+        sizes = Counter(groups)
+        records = []
+        for index in spread(groups, TRACES_PER_STEP):
+            one, infos = scored[index], infos_of(columns, index)
+            messages = (columns.get("messages") or nothing)[index] or []
+            images = infos.get("images") or (columns.get("images") or nothing)[index] or []
+            record = {
+                "run": self._run,
+                "batch": self._batch,
+                "step": step,
+                "prompt_id": prompts[index],
+                "group_size": sizes[groups[index]],
+                "source": columns["data_source"][index],
+                "row": rows[index],
+                "question": one.trajectory.question,
+                "reference": one.trajectory.reference,
+                "answer": one.reading.answer,
+                "verdict": one.verdict._asdict(),
+                "score": one.score._asdict(),
+                "weights": WEIGHTS[one.trajectory.scoring]._asdict(),
+                "prompt": [
+                    {"role": message["role"], "content": message["content"]}
+                    for message in messages[: _prompt_length(messages, one.trajectory)]
+                ],
+                "turns": one.trajectory.turns,
+                "observations": one.trajectory.observations,
+                "num_zooms": infos.get("num_zooms", 0),
+                "num_zoom_errors": infos.get("num_zoom_errors", 0),
+                "zooms": infos.get("zooms", []),
+                "view_size": infos.get("view_size"),
+            }
+            records.append((record, list(images)))
+        return records
+
+    def _write(self, records: list[tuple[dict[str, Any], list[Any]]]) -> None:
+        directory = self._directory / "images"
+        directory.mkdir(parents=True, exist_ok=True)
+        names: dict[str, str | None] = {}  # a group shares its first image: decode it once
+        lines = []
+        for record, images in records:
+            record["images"] = []
+            for image in images:
+                key = image if isinstance(image, str) else str(id(image))
+                if key not in names:
+                    names[key] = self._save_image(directory, image)
+                record["images"].append(names[key])
+            lines.append(json.dumps(record, default=str) + "\n")
+        self._append("".join(lines).encode())
+
+    def _append(self, lines: bytes) -> None:
+        descriptor = os.open(self._file, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
+        try:
+            end = os.lseek(descriptor, 0, os.SEEK_END)
+            if end and os.pread(descriptor, 1, end - 1) != b"\n":  # a writer was killed, or the disk was full
+                lines = b"\n" + lines
+            rest = memoryview(lines)
+            while rest:
+                rest = rest[os.write(descriptor, rest) :]
+        finally:
+            os.close(descriptor)
+
+    def _save_image(self, directory: Path, source: Any) -> str | None:
+        """Saves an image under the hash of its bytes and returns that name; None where it can't be read."""
+        try:
+            content = image_bytes(source)
+            suffix = (Image.open(io.BytesIO(content)).format or "bin").lower()
+        except Exception as error:  # noqa: BLE001 - the text is worth having without it
+            logger.warning("trace: an image can't be read: %s: %.300s", type(error).__name__, error)
+            return None
+        name = f"{hashlib.sha1(content, usedforsecurity=False).hexdigest()[:20]}.{suffix}"
+        if not (directory / name).exists():
+            temporary = directory / f".{self._file.stem}-{os.getpid()}-{name}"
+            temporary.write_bytes(content)
+            temporary.replace(directory / name)
+        return name
+
+
+def _prompt_length(messages: Sequence[Mapping[str, Any]], trajectory: Trajectory) -> int:
+    assistants = [place for place, message in enumerate(messages) if message["role"] == "assistant"]
+    return assistants[-len(trajectory.turns)] if len(assistants) >= len(trajectory.turns) > 0 else len(messages)
+
+
+def _log_failure(done: Future[None]) -> None:
+    if error := done.exception():
+        logger.warning("trace: trajectories were not written: %r", error)
+
+
+def spread(groups: Sequence[Any], limit: int) -> list[int]:
+    """Chooses places of whole groups, up to `limit` places.
+
+    Where a choice is needed, groups smaller than the largest are passed over: they go on in another process, which
+    chooses by itself and might leave its part out. That holds as long as this process has one group whole.
+
+    Args:
+        groups: The group of each place.
+        limit: How many places at the most.
+
+    Returns:
+        Places in rising order. Where the largest group does not fit, smaller ones; where none fits, the first `limit`
+        places of one.
+    """
+    members: dict[Any, list[int]] = {}
+    for place, group in enumerate(groups):
+        members.setdefault(group, []).append(place)
+    order = sorted(members, key=lambda group: hashlib.sha256(repr(group).encode()).digest())
+    largest = max(map(len, members.values()), default=0)
+    least = largest if largest <= limit < len(groups) else 0
+    chosen: list[int] = []
+    for group in order:
+        if len(members[group]) >= least and len(chosen) + len(members[group]) <= limit:
+            chosen += members[group]
+    return sorted(chosen or [place for group in order[:1] for place in members[group][:limit]])
