@@ -55,7 +55,7 @@ class Cost(NamedTuple):
 def make_file(path: Path, gigabytes: float) -> int:
     """Writes a file of about `gigabytes` and returns its rows."""
     sys.path.insert(0, str(ROOT))
-    from deepeyes.data.check import SCHEMA  # noqa: PLC0415 - not on the path before
+    from deepeyes.dataset.official import SCHEMA  # noqa: PLC0415 - not on the path before
 
     chance = random.Random(0)  # noqa: S311 - no secret
     small = Image.frombytes("RGB", (96, 96), chance.randbytes(96 * 96 * 3))

@@ -11,5 +11,9 @@ class DataError(ValueError):
     """A dataset row lacks what a reward needs; the message names the column and how to mend it."""
 
 
+class DataFileError(Exception):
+    """A file or folder of rows can't be read, checked or written; the message says why and how to mend it."""
+
+
 class JudgeError(RuntimeError):
     """The judge refused a request or could not be reached; training must not go on with made-up rewards."""

@@ -28,7 +28,7 @@ from swift.rl_core.data import OnPolicySample
 from swift.rlhf_trainers.utils import encode_sample
 from swift_fakes import INSTRUCTION, load_template
 
-from deepeyes.doctor import checks as doctor
+from deepeyes.doctor import judge as doctor
 from deepeyes.environment import read_settings
 from deepeyes.judging.judge import Judge
 from deepeyes.prompts import VISUAL_PROMPT

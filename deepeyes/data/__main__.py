@@ -2,7 +2,7 @@
 
 import sys
 
-from deepeyes.data.check import main
+from deepeyes.data.cli import main
 
 if __name__ == "__main__":
     sys.exit(main())

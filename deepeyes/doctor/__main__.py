@@ -2,7 +2,7 @@
 
 import sys
 
-from deepeyes.doctor.checks import main
+from deepeyes.doctor.cli import main
 
 if __name__ == "__main__":
     sys.exit(main())

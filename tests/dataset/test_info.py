@@ -17,9 +17,10 @@ from PIL import Image
 from swift.dataset import DATASET_MAPPING, load_dataset, register_dataset_info
 from swift.template.vision_utils import load_file, load_image
 
-from deepeyes.data import check as data
+from deepeyes.dataset.joining import schema_conflict
+from deepeyes.dataset.pictures import look, read_image
 
-PROJECT = Path(__file__).parents[1]
+PROJECT = Path(__file__).parents[2]
 NAMES = ["deepeyes_vstar", "deepeyes_chart", "deepeyes_thinklite"]
 
 # The schema of the official files, as `pyarrow.parquet` reads it from them.
@@ -156,7 +157,7 @@ class TestFiles:
         pq.write_table(pa.Table.from_pylist(rows), file)
         with pytest.raises(ValueError, match=r"can't be aligned because the key .*index"):
             load(*NAMES)
-        conflict = data.schema_conflict([checkout / "data" / name for name in ROWS])
+        conflict = schema_conflict([checkout / "data" / name for name in ROWS])
         assert conflict
         assert re.search(r"extra_info.index is string in .*v2.parquet and int64 in .*data_v0.8", conflict)
 
@@ -173,7 +174,7 @@ class TestImages:
         image.save(file, "TIFF")
         plain = io.BytesIO()
         load_image(file.getvalue()).save(plain, "PNG")
-        one, other = data.look([file.getvalue(), plain.getvalue()])
+        one, other = look([file.getvalue(), plain.getvalue()])
         assert one == other
 
     def test_text_is_read_as_swift_reads_it(self, tmp_path: Path) -> None:
@@ -181,4 +182,4 @@ class TestImages:
         (tmp_path / "a.png").write_bytes(content)
         text = base64.b64encode(content).decode()
         for image in (text, f"{text[:20]}\n{text[20:]}", f"data:image/png;base64,{text}", str(tmp_path / "a.png")):
-            assert data.read_image(image) == load_file(image).getvalue() == content
+            assert read_image(image) == load_file(image).getvalue() == content
