@@ -38,7 +38,7 @@ from swift.template.vision_utils import load_image  # noqa: E402
 from swift_fakes import Engine, call, load_template, request  # noqa: E402
 
 import deepeyes_plugin as plugin  # noqa: E402
-from deepeyes.demo import tiny_model  # noqa: E402 - found by the lines above
+from deepeyes import tiny_model  # noqa: E402 - found by the lines above
 
 ANSWER = "<answer>red</answer>"
 BOXES = ((100, 100, 420, 360), (300, 200, 640, 560), (20, 500, 280, 760))

@@ -44,6 +44,6 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.fixture(scope="session")
 def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Build a random Qwen2.5-VL checkpoint with the real tokenizer, once a run."""
-    from deepeyes.demo import tiny_model  # noqa: PLC0415 - torch is not for tests that need no model
+    from deepeyes import tiny_model  # noqa: PLC0415 - torch is not for tests that need no model
 
     return tiny_model.build(tmp_path_factory.mktemp("tiny_model"))

@@ -112,7 +112,9 @@ class TestTrajectories:
 SCHEDULER_SCRIPT = """
 import asyncio, io, pathlib, sys
 import deepeyes_plugin as plugin
-from deepeyes.demo import task, tiny_model
+from deepeyes import tiny_model
+from deepeyes.demo import task
+from deepeyes.images.encoding import image_bytes
 from PIL import Image
 from swift import get_processor, get_template
 from swift.infer_engine.protocol import ChatCompletionResponseChoice, ChatMessage, RolloutInferRequest
@@ -131,7 +133,7 @@ asyncio.run(scheduler.on_turn_end(request, choice, 1))
 scheduler.step(request, choice, 1)
 taught = task.trajectory(["a", "b"], zoom_to=picture.mat, answer=picture.pattern)["messages"][:-1]
 assert request.messages == taught, (request.messages, taught)
-crop = Image.open(io.BytesIO(plugin.image_bytes(request.images[1]))).convert("RGB")
+crop = Image.open(io.BytesIO(image_bytes(request.images[1]))).convert("RGB")
 assert crop.tobytes() == task.draw(picture).crop(task.on_original(picture.box)).tobytes(), crop.size
 print("same conversation, same crop")
 """

@@ -4,7 +4,7 @@
     bash deepeyes.sh demo --quick                   the same with fewer steps and questions
     bash deepeyes.sh demo --dataset FILE.parquet    a few steps of a random model on your own rows: the plumbing only
 
-The stages: a random checkpoint (tiny_model.py), supervised training in plain torch on clean trajectories
+The stages: a random checkpoint (deepeyes.tiny_model), supervised training in plain torch on clean trajectories
 (warmup.py), `swift sft` on a mix in which a part of the trajectories zooms, often to the wrong place, and the
 others guess; then `swift rlhf` with the plugin's scheduler and rewards, and an evaluation on held-out pictures before
 and after. What these commands start runs in forks of one process (worker.py), to import swift once. Each stage is
@@ -166,10 +166,10 @@ def check_dataset(path: Path) -> None:
 
 def build_model(cache: run.Cache, seed: int) -> Path:
     """Give the random checkpoint."""
-    made_by = {"seed": seed, "sources": run.source_hash("demo/tiny_model.py")}
+    made_by = {"seed": seed, "sources": run.source_hash(*run.TINY_MODEL_FILES)}
 
     def make(folder: Path) -> None:
-        from deepeyes.demo import tiny_model  # noqa: PLC0415 - loads torch
+        from deepeyes import tiny_model  # noqa: PLC0415 - loads torch
 
         tiny_model.build(folder, seed=seed)
 

@@ -27,6 +27,7 @@ PLUGIN_FILES = (
     *sorted(str(path.relative_to(ROOT / "deepeyes")) for path in (ROOT / "deepeyes").glob("[ij]*/*.py")),
 )
 """The plugin and the parts of the package that it stands on."""
+TINY_MODEL_FILES = tuple(f"tiny_model/{path.name}" for path in sorted((ROOT / "deepeyes" / "tiny_model").glob("*.py")))
 POLL_SECONDS = 0.3
 KILL_AFTER_SECONDS = 5.0
 """How long a stage may take to end on SIGTERM."""

@@ -10,7 +10,9 @@ from PIL import Image
 from swift import get_processor, get_template
 from transformers import AutoTokenizer, Qwen2_5_VLForConditionalGeneration
 
-from deepeyes.demo import tiny_model
+from deepeyes import tiny_model
+from deepeyes.tiny_model import tokenizer as qwen
+from deepeyes.tiny_model.__main__ import main
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -39,7 +41,7 @@ class TestTokenizer:
     @pytest.mark.parametrize("text", SENTENCES)
     def test_text_encodes_as_with_the_published_ranks(self, tokenizer: Any, text: str) -> None:
         reference = tiktoken.Encoding(
-            "qwen", pat_str=tiny_model.SPLIT_PATTERN, mergeable_ranks=tiny_model.qwen_ranks(), special_tokens={}
+            "qwen", pat_str=qwen.SPLIT_PATTERN, mergeable_ranks=qwen.qwen_ranks(), special_tokens={}
         )
         assert tokenizer(text)["input_ids"] == reference.encode(text)
         assert tokenizer.decode(reference.encode(text)) == text
@@ -65,7 +67,7 @@ class TestTokenizer:
 
     def test_ranks_without_a_way_to_merge_are_refused(self) -> None:
         with pytest.raises(ValueError, match="no merge of two earlier tokens"):
-            tiny_model.merge_pair(b"abc", {b"abc": 300})
+            qwen.merge_pair(b"abc", {b"abc": 300})
 
 
 class TestChatFormat:
@@ -123,5 +125,5 @@ class TestCheckpoint:
 
     def test_unwritable_directory_ends_with_one_line(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         (tmp_path / "file").write_text("")
-        assert tiny_model.main([str(tmp_path / "file" / "model")]) == 1
+        assert main([str(tmp_path / "file" / "model")]) == 1
         assert capsys.readouterr().err.count("\n") == 1
