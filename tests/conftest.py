@@ -23,10 +23,10 @@ with socket.create_server(("127.0.0.1", 0)) as _probe:
 LONGEST_FIRST = (
     "test_demo_learns",
     "test_rollout_real",
-    "test_judge_real",
+    "test_client_real",
     "test_contract",
     "test_token_exact",
-    "test_judge",
+    "test_client",
 )
 """Files that start first, so that at the end both processes have something to do."""
 

@@ -1,32 +1,21 @@
-"""What is right: the judge's prompts and replies, the judge by rule, and mathematical equality."""
+"""Verdicts: the prompts of a judge, and how its replies are read."""
 
 from __future__ import annotations
 
-import contextlib
-import os
 import re
-import resource
-import signal
-import threading
 import time
-from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING
+import unicodedata
 
-import psutil
 import pytest
+from handed import handed
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from deepeyes.judging.mathematics import MathVerifier
 from deepeyes.judging.rule import rule_verdict
 from deepeyes.markers import forges_markers
 from deepeyes.prompts import MATH_PROMPT, VISUAL_PROMPT
-from deepeyes.settings import Rules, Scoring
+from deepeyes.settings import Scoring
 from deepeyes.verdicts import Question, fill_prompt, parse_verdict
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from pathlib import Path
 
 VERDICTS = [
     # The form that is asked for, and its spellings.
@@ -108,6 +97,212 @@ VERDICTS = [
     ("<think>a</think><think>Judgement: 1", None),
 ]
 
+MORE = {
+    True: [
+        "Judgement : 1",
+        "**Judgement**\uff1a**1**",
+        "\u300c\u5224\u65ad\uff1a1\u300d",
+        "\u3010\u5224\u65ad\u30111",
+        "\u56e0\u6b64\uff0c\u5224\u65ad\uff1a1",
+        "\u7efc\u4e0a\u6240\u8ff0\uff0c\u5224\u65ad\u7ed3\u679c\u4e3a\uff1a1\u3002",
+        "\u7ed3\u8bba\u662f1",
+        "\u5224\u65ad\u4e3a1\u3002\u4e24\u8005\u4e00\u81f4\u3002",
+        "\u5224\u65ad\uff1a\uff11",
+        "Judgement: 1.00",
+        "1.0",
+        "$\\boxed{1}$",
+        "$$\\boxed{1}$$",
+        "The answers agree.\n\n\\boxed{1}",
+        "Judgement: \\boxed{1}",
+        "\\boxed{\\text{1}}",
+        "Judgement: 1<|endoftext|>",
+        "Judgement: 1<|eot_id|><|start_header_id|>user",
+        "Judgement: 1<|im_end|>\n<|im_start|>user\nJudgement: 0",
+        "<|im_start|>assistant\nJudgement: 1",
+        "Judgement: 1<end_of_turn>",
+        "Judgement: 1<\uff5cend\u2581of\u2581sentence\uff5c>",
+        "1 (agree)",
+        "1 - agree",
+        "1 because both say white",
+        "1 \u2705",
+        "1.",
+        "1)",
+        "(1)",
+        "true - both say it",
+        "Judgement: 1 because they match",
+        "Judgement: 1; both are teal",
+        "Judgement: 1 \U0001f44d",
+        "Judgement: 1 since 2 = 2",
+        "Judgement: [1]",
+        "<Judgement> 1 </Judgement>",
+        "<verdict>1</verdict>",
+        "{'judgement': 1}",
+        '```json\n{\n  "reason": "same",\n  "judgement": 1\n}\n```',
+        '{"reason": "judgement: 0", "judgement": 1}',
+        '{"judgement": 1.0}',
+        "Final answer: Judgement: 1",
+        "Response: Judgement: 1",
+        "Judgement: Yes",
+        "Judgement: correct",
+        "Judgement: Agree",
+        "\u5224\u65ad\uff1a\u4e00\u81f4",
+        "\u5224\u65ad\uff1a\u6b63\u786e",
+        "| Judgement | 1 |",
+        "1. Judgement: 1",
+        "# Judgement\n\n1",
+        "They agree. Judgement: 1",
+        "\u4e24\u8005\u4e00\u81f4\u3002\u5224\u65ad\uff1a1",
+        "Judgement: 1. However, it adds detail.",
+        "\u25c1think\u25b7hm\u25c1/think\u25b7Judgement: 1",
+        "Judgement: 1 (both say 2 dogs)",
+        "Judgement -> 1",
+        "Judgement == 1",
+        "Judgement - 1",
+        "judgement is: **1**.",
+        "Judgement:\n1\n\nThe two agree.",
+        'Judgement: "1"',
+        "'Judgement: 1'",
+        "\u00abJudgement: 1\u00bb",
+        "Judgement: \u2460",
+        "Judgement: \uff11\uff0e",
+        "Judgement: 1,",
+        "Judgement: 1!",
+        "1 (the reference says no)",
+        "1\u3002",
+        "1\uff0c\u4e00\u81f4",
+        "1\uff08\u4e00\u81f4\uff09",
+        "Unless wrong. Judgement: 1",
+        "Overall judgement: 1",
+        "Judgement - correct",
+        "Judgement score: 1",
+    ],
+    False: [
+        "judgement\uff1a 0\u3002",
+        "\u3010\u5224\u65ad\u3011\uff1a0",
+        "\u5224\u5b9a\u7ed3\u679c\u4e3a0",
+        "\u6700\u7ec8\u5224\u65ad\uff1a0\uff0c\u989c\u8272\u4e0d\u540c",
+        "\u8bc4\u5224\u7ed3\u679c\uff1a0\n\u7406\u7531\uff1a\u4e0d\u4e00\u81f4",
+        "\uff2a\uff55\uff44\uff47\uff45\uff4d\uff45\uff4e\uff54\uff1a\uff10",
+        "Judgement: 0.0 (disagree)",
+        "0.0",
+        "\\boxed{0}.",
+        "Judgement: $\\boxed{0}$",
+        "Judgement: 0<eos>",
+        "0</s>",
+        "0 (disagree)",
+        "0, because the colours differ",
+        "0\u274c",
+        "FALSE.",
+        "Judgement: 0, as the reference says blue",
+        "Judgement: 0 \u2014 different colour",
+        "<judgement>0</judgement>",
+        '{"judgement": 0, "reason": "it is not Judgement: 1"}',
+        '{"final_judgement": "0"}',
+        '{"judgement": false}',
+        "Answer: Judgement: 0",
+        "Judgement: no.",
+        "Judgement: incorrect",
+        "Judgement: disagree.",
+        "\u5224\u65ad\uff1a\u4e0d\u4e00\u81f4",
+        "> Judgement: 0",
+        "* Judgement: 0",
+        "Judgement: 0. Judgement: 1 would need the same colour.",
+        "<thinking>x</thinking>\n0",
+        "Judgement: 0 (reference: 3, model: 4)",
+        "Judgement \u2192 0",
+        "Judgment 0",
+        "My final judgement is 0 because of the colour.",
+        "Judgement: 0 (not the same)",
+        "0 \u2013 the reference is left, the model says right",
+        "0\uff0c\u4e0d\u4e00\u81f4",
+        "0\uff08\u4e0d\u4e00\u81f4\uff09",
+        "The correct judgement is 0.",
+    ],
+    None: [
+        "\u5982\u679c\u4e00\u81f4\uff0c\u5224\u65ad\uff1a1",
+        "\u4e0d\u662f\u5224\u65ad\uff1a1",
+        "\u5224\u65ad\uff1a1\u8868\u793a\u4e00\u81f4",
+        "\u5224\u65ad\uff1a1\uff0c\u5982\u679c\u4e00\u81f4",
+        "Judgement: 0.9",
+        "Judgement: 1.5",
+        "0.5",
+        "1 (disagree)",
+        "0 (correct)",
+        "1 \u274c",
+        "1 dog",
+        "1 is the reference answer",
+        "1, 2, 3",
+        "1. The reference answer is red.",
+        "The judgement is not 1.",
+        "The judgement isn't 1.",
+        "I will not give Judgement: 1.",
+        "There is no judgement: 1",
+        "Don't say Judgement: 1.",
+        "Judgement: 1? No.",
+        "Is the judgement 1? Yes",
+        "Not Judgement: 1 but Judgement: 0",
+        "Judgement: 1 if the model answer agrees",
+        "Judgement: 1 when they agree",
+        '"Judgement: 1" if the model answer agrees, or "Judgement: 0" if',
+        '- "Judgement: 1" if they agree\n- "Judgement: 0" if they do not',
+        "Possible outputs:\n- Judgement: 1 (agree)\n- Judg",
+        "I must choose one of:\nJudgement: 1\nJudg",
+        "I should reply with\nJudgement: 1",
+        'The instruction says reply with "Judgement: 1".',
+        "The judgement would be 1 if they agreed.",
+        "The judgement would be 1, but they differ.",
+        "For Judgement: 1 the colours must be equal.",
+        "Judgement: 1 requires the same colour; they differ.",
+        "Judgement: 1 means agreement.",
+        "Judgement: 1 is wrong here",
+        "Judgement: 1. Wait, no, they differ.",
+        "Judgement: 1\n\nActually, they differ. Judgement: 0",
+        "Judgement: 0. Hold on",
+        "Judgement: 1 / 0",
+        "Judgement: 0 or 1?",
+        "Judgement (0 or 1): 1",
+        "Judgement: <1>",
+        'Reply as {"judgement": 1} if they agree',
+        '{"judgement": 1, "judgement": 0}',
+        '{"judgement": null}',
+        '{"answer": 1}',
+        "Model answer: Judgement: 1",
+        "Judgement: No contradiction was found",
+        "Judgement\n1. The reference\n2. x",
+        "[Question] Red or green?\n[Reference answer] It is green.\n[Model answer] green\nJudgement: 1",
+        "They agree.Judgement: 1",
+        "e.g. Judgement: 1",
+        "For example, Judgement: 1",
+        "An example: Judgement: 1",
+        "Judgement: 1, however they differ",
+        "no",
+        "The answer is 1",
+        "I think 1",
+        "so 0",
+        "1 or 0",
+        "1/0",
+        "10",
+        "01",
+        "<think>\nJudgement: 1",
+        "Judgement: 1 (unless tilted)",
+        "Judgement: 1 (?)",
+        "Judgement: 1 point",
+        "Judgement: 1 out of 1",
+        "Judgement: 100",
+        "I conclude: Judgement: 1",
+        "Judgement: 1 (not different)",
+        "0: different",
+        "True or False",
+        "It is true.",
+        "1\uff08\u4e0d\u4e00\u81f4\uff09",
+        "Since both say white, the judgement is 1.",
+        "If they match the judgement is 1.",
+        "The reference is 1.\nThe model answer is 0.",
+        "Judgement 1: they agree",
+    ],
+}
+"""Replies by the verdict that they hold: none where a verdict is only mentioned, doubted or taken back."""
+
 PIECES = [
     "Judgement: 1",
     "Judgement: 0",
@@ -136,6 +331,7 @@ PIECES = [
     "\uff1a",
     "because",
 ]
+PROSE = ["white", "1", "0", "they agree", "is", "because", "true", "a dog", "so", ",", "(1)", "no", "false", "2", ":"]
 SOUP = st.lists(st.sampled_from(PIECES)).map("".join) | st.lists(st.sampled_from(PIECES)).map(" ".join)
 OPPOSITES = {"1": "0", "0": "1", "true": "false", "false": "true"}
 
@@ -160,8 +356,8 @@ HOSTILE = [
 
 
 def opposite(text: str) -> str:
-    """Says 1 for 0 and TRUE for FALSE, and the other way round."""
-    return re.sub(r"[01]|true|false", lambda match: OPPOSITES[match[0].lower()], text, flags=re.IGNORECASE)
+    """Says 1 for 0 and TRUE for FALSE, and the other way round; what follows a decimal point stays."""
+    return re.sub(r"(?<!\.)[01]|true|false", lambda match: OPPOSITES[match[0].lower()], text, flags=re.IGNORECASE)
 
 
 class TestParseVerdict:
@@ -170,6 +366,29 @@ class TestParseVerdict:
     @pytest.mark.parametrize(("reply", "verdict"), VERDICTS)
     def test_reply_has_the_verdict_that_it_says(self, reply: str, verdict: bool | None) -> None:  # noqa: FBT001
         assert parse_verdict(reply) is verdict
+
+    @pytest.mark.parametrize(("verdict", "reply"), [(verdict, reply) for verdict in MORE for reply in MORE[verdict]])
+    def test_reply_of_a_wordy_judge_is_read_or_not(self, reply: str, verdict: bool | None) -> None:  # noqa: FBT001
+        assert parse_verdict(reply) is verdict
+
+    def test_handed_replies_are_never_turned_round_and_seldom_unread(self) -> None:
+        cases = [case.values[0] for case in handed("cases/judge_replies.jsonl")]
+        if cases == [None]:
+            pytest.skip("shared/cases is not beside this checkout")
+        read = [(case["reply"], parse_verdict(case["reply"]), case["allowed"]) for case in cases]
+        assert [one for one in read if one[1] is not None and one[1] not in one[2]] == []
+        assert sum(verdict is None and None not in allowed for _, verdict, allowed in read) <= 3
+
+    @given(st.lists(st.sampled_from(PROSE)).map(" ".join), st.sampled_from(["", " ", "\n", "\n\n"]))
+    def test_text_with_neither_a_label_nor_a_leading_verdict_has_none(self, prose: str, gap: str) -> None:
+        assert parse_verdict(f"The two: {prose}") is None
+        assert parse_verdict(f"It is not{gap or ' '}Judgement: 1. {prose}") is None
+
+    @given(st.text(alphabet=st.characters(exclude_characters="01\uff10\uff11"), max_size=60))
+    def test_text_without_a_value_has_no_verdict(self, text: str) -> None:
+        text = unicodedata.normalize("NFKC", text)
+        if not re.search(r"[01]|true|false|yes|no|correct|agree|[\u4e00-\u9fff]", text, re.IGNORECASE):
+            assert parse_verdict(f"Judgement: {text}") is None
 
     @given(st.text() | SOUP)
     def test_any_text_is_read_without_error_and_1_is_not_made_up(self, reply: str) -> None:
@@ -255,245 +474,3 @@ class TestPrompt:
 
     def test_answer_is_bounded(self) -> None:
         assert len(fill_prompt("{answer}", Question(Scoring.MATH, "q", "r", "9" * 10**5))) == 1000
-
-
-SIDE = ("Is the dog to the left or right of the bottle?", "The dog is to the left of the bottle.")
-NOT_LEFT = ("Is the car on the left side of the person?", "No, the car is not on the left side of the person.")
-IS_RIGHT = ("Is the oven on the right side of the orange?", "Yes, the oven is on the right side of the orange.")
-SIGN = ("What does the sign say? (A) Stop (B) Yield (C) Exit", "B")
-RULED = [
-    *((*SIDE, answer, True) for answer in ("left", "Left.", "to the left", "The dog is on the left of the bottle")),
-    *((*SIDE, answer, False) for answer in ("right", "left or right", "right, left", "not left", "It isn't left")),
-    *(
-        (*SIDE, answer, False)
-        for answer in ("dog", "bottle", "The bottle is to the left of the dog", "maybe left", "?")
-    ),
-    *((*NOT_LEFT, answer, True) for answer in ("No", "no.", "No, it is not on the left")),
-    *((*NOT_LEFT, answer, False) for answer in ("Yes", "Yes and no", "No. Actually, yes", "not", "left", "The car")),
-    (*NOT_LEFT, "No, the car is on the left side of the person.", False),
-    (*NOT_LEFT, "The car is on the left side of the person.", False),
-    *((*IS_RIGHT, answer, True) for answer in ("Yes", "yes!", "Yes, it is", "Yes, on the right side of the orange")),
-    *((*IS_RIGHT, answer, False) for answer in ("No", "Yes, on the left", "Yes, it isn't", "right", "Yes or no")),
-    *((*SIGN, answer, True) for answer in ("B", "b", "(B)", "B.", "Yield", "B. Yield", "(B) yield.")),
-    *((*SIGN, answer, False) for answer in ("A", "B. Stop", "A or B", "A, B", "Stop", "B or C", "not B", "(B) or (C)")),
-    (SIGN[0], "Yield", "B", True),
-    (SIGN[0], "(B) Yield", "C. Yield", False),
-    ("What does it say?", "B. Yield", "B. Stop", False),
-    ("Which? A. red B. blue", "B. blue", "blue", True),
-    ("What colour is the cup?", "The cup is white.", "white", True),
-    ("What colour is the cup?", "The cup is white.", "It is white", True),
-    ("What colour is the cup?", "The cup is white.", "cup", False),
-    ("What colour is the cup?", "The cup is white.", "white and blue", False),
-    ("What colour is the cup?", "The cup is white.", "white/blue", False),
-    ("What colour is the cup?", "The cup is red and white.", "red", False),
-    ("What colour is the cup?", "red and white", "red or white", False),
-    ("Is the small cup or the large cup on the table?", "The large cup is on the table.", "the large one", False),
-    ("Is the small cup or the large cup on the table?", "The large cup is on the table.", "large", True),
-    ("Is the small cup or the large cup on the table?", "The large cup is on the table.", "the cup", False),
-    ("Is he with or without a hat?", "without a hat", "with a hat", False),
-    ("Is he with or without a hat?", "without a hat", "hat", False),
-    ("How many dogs are there?", "3", "three", True),
-    ("How many dogs are there?", "three", "3.", True),
-    ("How many dogs are there?", "3", "30", False),
-    ("How many dogs are there?", "None", "one", False),
-    ("How much?", "1,000", "1000", True),
-    ("How much?", "3.5", "5.3", False),
-    ("How much?", "3.5", "35", False),
-    ("How much?", "-5", "5", False),
-    ("How much?", "5%", "5", False),
-    ("How much?", "$5", "€5", False),
-    ("How long?", "12 cm", "12 m", False),
-    ("How long?", "12 cm", "12 CM", True),
-    ("Where is the ball?", "in the box", "on the box", False),
-    ("Whose bag is it?", "his bag", "her bag", False),
-    ("What does the sign say?", "No parking", "No", False),
-    ("What is it?", "white", "", False),
-]
-FILLERS = ["the", "is", "to", "of", "on", "side", "and", "it", "or", "not", "no", "yes"]
-
-
-class TestRuleVerdict:
-    """The judge by rule calls right only what says the same; what it is unsure of is wrong."""
-
-    @pytest.mark.parametrize(("question", "reference", "answer", "right"), RULED)
-    def test_answer_is_right_if_it_says_the_same(
-        self,
-        question: str,
-        reference: str,
-        answer: str,
-        right: bool,  # noqa: FBT001
-    ) -> None:
-        assert rule_verdict(question, reference, answer) is right
-
-    @given(st.text(), st.text(min_size=1).filter(str.strip))
-    def test_reference_itself_is_right(self, question: str, reference: str) -> None:
-        assert rule_verdict(question, reference, f" {reference}.")
-
-    @given(st.text(), st.text(), st.text())
-    def test_any_texts_are_judged_without_error(self, question: str, reference: str, answer: str) -> None:
-        assert rule_verdict(question, reference, answer) in (True, False)
-
-    @given(st.lists(st.sampled_from(["dog", "bottle", "left", "right", *FILLERS]), max_size=8))
-    def test_words_about_a_side_that_are_right_do_not_contradict(self, words: list[str]) -> None:
-        if rule_verdict(*SIDE, " ".join(words)):
-            said = [word for word in words if word in ("dog", "left", "bottle")]
-            assert said in (["left"], ["dog", "left"], ["left", "bottle"], ["dog", "left", "bottle"])
-            assert not {"right", "not", "no", "yes", "or"} & {*words}
-
-    @given(st.lists(st.sampled_from(["car", "person", "left", "right", *FILLERS]), max_size=8))
-    def test_words_about_yes_or_no_that_are_right_do_not_contradict(self, words: list[str]) -> None:
-        if rule_verdict(*NOT_LEFT, " ".join(words)):
-            assert not {"right", "yes", "or"} & {*words}
-            assert words.count("no") == 1
-            assert "not" in words or not {"car", "person", "left"} & {*words}
-
-
-EQUAL = [
-    (r"\frac{1}{2}", "0.5"),
-    (r"\frac{1}{2}", "1/2"),
-    ("$\\frac{1}{2}$", r"\frac12"),
-    (r"x^2+2x+1", "(x+1)^2"),
-    ("1,000", "1000"),
-    ("30^\\circ", "30"),
-    ("12 cm", "12"),
-    ("x=3", "3"),
-    ("{1,2}", "{2,1}"),
-]
-UNEQUAL = [
-    ("1", "2"),
-    ("8", r"8\pi"),
-    (r"8\pi", "8"),
-    ("2", "2^{10}"),
-    ("3", r"3\sqrt{2}"),
-    ("6", "6x"),
-    ("4", "not 4"),
-    ("3", "1 or 2 or 3"),
-    ("5", "-5"),
-    ("(1,2)", "(2,1)"),
-    ("red", "blue"),
-    ("", "1"),
-    ("1", ""),
-    ("1", "\ud800\x00"),
-    ("1", r"\frac{" * 100),
-]
-ENDLESS = r"2^{2^{36}}"
-
-
-@pytest.fixture(scope="module")
-def math() -> Iterator[MathVerifier]:
-    with contextlib.closing(MathVerifier(timeout=20)) as verifier:
-        yield verifier
-
-
-def child_of(verifier: MathVerifier) -> psutil.Process:
-    """The process in which a verifier computes, started for the purpose."""
-    before = set(psutil.Process().children())
-    assert verifier.equal("1", "1", Rules.CORRECTED)
-    (child,) = set(psutil.Process().children()) - before
-    return child
-
-
-class TestMathVerifier:
-    """Equality of mathematics, in bounded time and from any thread."""
-
-    @pytest.mark.parametrize(("gold", "answer"), EQUAL)
-    def test_equal(self, math: MathVerifier, gold: str, answer: str) -> None:
-        assert math.equal(gold, answer, Rules.CORRECTED)
-
-    @pytest.mark.parametrize(("gold", "answer"), UNEQUAL)
-    def test_unequal(self, math: MathVerifier, gold: str, answer: str) -> None:
-        assert not math.equal(gold, answer, Rules.CORRECTED)
-
-    @pytest.mark.parametrize("answer", [r"8\pi", "8x", "not 8"])
-    def test_official_takes_the_last_number(self, math: MathVerifier, answer: str) -> None:
-        assert math.equal("8", answer, Rules.OFFICIAL)
-
-    def test_threads_get_each_their_own_result(self, math: MathVerifier) -> None:
-        pairs = [(str(i), str(i + i % 2)) for i in range(200)]
-        with ThreadPoolExecutor(8) as pool:
-            results = list(pool.map(lambda pair: math.equal(*pair, Rules.CORRECTED), pairs))
-        assert results == [i % 2 == 0 for i in range(200)]
-
-    def test_endless_computation_is_killed_and_the_next_one_right(self) -> None:
-        with contextlib.closing(MathVerifier(timeout=2)) as verifier:
-            child = child_of(verifier)
-            assert not verifier.equal("1", ENDLESS, Rules.CORRECTED)
-            assert not child.is_running()
-            assert child_of(verifier) != child
-
-    def test_child_that_died_is_started_again(self) -> None:
-        with contextlib.closing(MathVerifier()) as verifier:
-            child = child_of(verifier)
-            child.kill()
-            child.wait(5)
-            assert not verifier.equal("1", "1", Rules.CORRECTED)  # the judge is asked
-            assert verifier.equal("1", "1", Rules.CORRECTED)
-
-    def test_interrupted_comparison_answers_no_later_one(self) -> None:
-        with contextlib.closing(MathVerifier(timeout=60)) as verifier:
-            child_of(verifier)
-            timer = threading.Timer(0.5, os.kill, (os.getpid(), signal.SIGINT))
-            timer.start()
-            with pytest.raises(KeyboardInterrupt):
-                verifier.equal("1", ENDLESS, Rules.CORRECTED)
-            timer.join()
-            assert verifier.equal("2", "2", Rules.CORRECTED)
-            assert not verifier.equal("2", "3", Rules.CORRECTED)
-
-    def test_close_ends_the_child(self) -> None:
-        verifier = MathVerifier()
-        child = child_of(verifier)
-        verifier.close()
-        assert not child.is_running()
-        verifier.close()
-
-    def test_child_ends_with_its_parent(self) -> None:
-        reader, writer = os.pipe()
-        parent = os.fork()
-        if not parent:
-            with contextlib.suppress(BaseException):
-                os.write(writer, str(child_of(MathVerifier()).pid).encode())
-            os._exit(0)
-        os.close(writer)
-        os.waitpid(parent, 0)
-        child = int(os.read(reader, 20))
-        os.close(reader)
-        end = time.monotonic() + 10
-        while _is_running(child) and time.monotonic() < end:
-            time.sleep(0.05)
-        assert not _is_running(child)
-
-    def test_file_numbers_above_1023_work(self) -> None:
-        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-        resource.setrlimit(resource.RLIMIT_NOFILE, (min(2048, hard), hard))
-        files: list[int] = []
-        try:
-            while not files or files[-1] < 1030:
-                files.append(os.open(os.devnull, os.O_RDONLY))
-            with contextlib.closing(MathVerifier()) as verifier:
-                assert verifier.equal("1", "1.0", Rules.CORRECTED)
-        finally:
-            for file in files:
-                os.close(file)
-            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
-
-    def test_what_libraries_print_is_no_reply(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        (tmp_path / "math_verify.py").write_text(
-            "def parse(text): print('true'); return text\ndef verify(a, b): print('true'); return a == b\n"
-        )
-        monkeypatch.setenv("PYTHONPATH", str(tmp_path))
-        with contextlib.closing(MathVerifier()) as verifier:
-            results = [verifier.equal("1", answer, Rules.CORRECTED) for answer in ("2", "1", "2", "1")]
-        assert results == [False, True, False, True]
-
-    def test_missing_library_says_how_to_install_it(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        (tmp_path / "math_verify.py").write_text("import no_such_module\n")
-        monkeypatch.setenv("PYTHONPATH", str(tmp_path))
-        with pytest.raises(RuntimeError, match="pip install math-verify"):
-            MathVerifier().equal("1", "1", Rules.CORRECTED)
-
-
-def _is_running(pid: int) -> bool:
-    with contextlib.suppress(psutil.NoSuchProcess):
-        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
-    return False
