@@ -47,5 +47,8 @@ def log() -> Iterator[list[str]]:
     handler.emit = lambda record: lines.append(record.getMessage())  # type: ignore[method-assign]
     logger = logging.getLogger("swift")
     logger.addHandler(handler)
+    level = logger.level
+    logger.setLevel(logging.INFO)  # as swift sets it
     yield lines
+    logger.setLevel(level)
     logger.removeHandler(handler)
