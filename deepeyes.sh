@@ -19,13 +19,17 @@
 #                                      of a file of your own
 #   ROLLOUT_GPUS           of LAYOUT   GPUs of the rollout server, as 6,7; none means the CPU
 #   TRAIN_GPUS             of LAYOUT   GPUs of the trainer; on several nodes also NNODES, NODE_RANK, MASTER_ADDR
+#   DEVICES_VARIABLE       CUDA_VISIBLE_DEVICES          the layout for Ascend has ASCEND_RT_VISIBLE_DEVICES here
 #   TUNER                  of LAYOUT   full or lora
+#   LORA_RANK              64          of an adapter; the rollout server is told, too
 #   TRAINER                of LAYOUT   deepspeed: swift rlhf; megatron: megatron rlhf of ms-swift 4.6, which needs
 #                                      megatron-core, mcore-bridge and transformer-engine
 #   TENSOR_PARALLEL        TRAIN_GPUS  GPUs that share one copy of the model, for TRAINER=megatron
 #   USE_VLLM               of LAYOUT   true: a rollout server plays; false: the trainer itself does, slowly
-#   ROLLOUT_HOST           127.0.0.1   where the rollout server listens and the trainer finds it
-#   ROLLOUT_PORT           8001
+#   ROLLOUT_TENSOR_PARALLEL  1         GPUs that share one copy of the policy in vLLM: for 32B and 72B
+#   ROLLOUT_HOST           127.0.0.1   where the rollout server listens and the trainer finds it; for train also several,
+#                                      as 10.0.0.8,10.0.0.9
+#   ROLLOUT_PORT           8001        one for all, or as many as hosts
 #   DATA_DIR               ./data      the folder of the three official files
 #   DATASET                all three   deepeyes_vstar deepeyes_chart deepeyes_thinklite, files or hub ids; NAME#9 takes 9 rows
 #   PROMPTS_PER_STEP       24          questions behind one update (the paper: 256); below 16 the signal is noise
@@ -42,7 +46,7 @@
 #   REPORT_TO              tensorboard, swanlab or wandb, several with a space between
 #   OUTPUT_DIR             ./output
 #   ROLLOUT_WAIT           900         seconds that train waits for the rollout server to load
-#   DOCTOR                 true        false: train without the preflight, `bash deepeyes.sh doctor`
+#   DOCTOR                 true        false: start without the preflight, `bash deepeyes.sh doctor`
 #   SWIFT                  the swift of .venv, else the one on PATH
 #
 # A run that ended goes on with `bash deepeyes.sh train --resume_from_checkpoint output/v0-.../checkpoint-20`; Megatron
@@ -65,6 +69,8 @@ source "$HERE/scripts/ports.sh"
 source "$HERE/scripts/layouts.sh"
 # shellcheck source=scripts/batch.sh
 source "$HERE/scripts/batch.sh"
+# shellcheck source=scripts/refusals.sh
+source "$HERE/scripts/refusals.sh"
 # shellcheck source=scripts/datasets.sh
 source "$HERE/scripts/datasets.sh"
 # shellcheck source=scripts/checks.sh
@@ -101,7 +107,7 @@ read_settings() {
   doctor="${DOCTOR:-true}" think="${THINK:-false}"
   require_model MODEL "$model"
   change_layout
-  require_whole ROLLOUT_PORT "$rollout_port"
+  list_servers "$rollout_host" "$rollout_port"
   require_whole ROLLOUT_WAIT "$rollout_wait"
   require_one_of DOCTOR "$doctor" true false
   require_one_of THINK "$think" true false
@@ -130,6 +136,7 @@ start_rollout() {
   if [[ "$help" == true ]]; then head_of "$HERE/deepeyes.sh" && return; fi
   read_settings
   ((${#rollout_command[@]})) || die "LAYOUT=$layout has no rollout server: the trainer itself plays"
+  ((${#hosts[@]} == 1)) || die "ROLLOUT_HOST=$rollout_host names several; a server listens at one, as at 0.0.0.0"
   local recipe=(
     "${common[@]}"
     --host "$rollout_host" --port "$rollout_port"
@@ -140,18 +147,15 @@ start_rollout() {
   if [[ "$ROLLOUT_GPUS" == none ]]; then
     program=("$(python_of_swift)" "$HERE/scripts/rollout_cpu.py") # swift itself refuses a machine without a GPU
   else
-    recipe+=(--vllm_data_parallel_size "$(count "$ROLLOUT_GPUS")")
+    split_policy ROLLOUT_GPUS "$(count "$ROLLOUT_GPUS")"
+    recipe+=(--vllm_tensor_parallel_size "${ROLLOUT_TENSOR_PARALLEL:-1}" --vllm_data_parallel_size "$copies")
   fi
-  if [[ "$dry_run" == false ]]; then require_free_port ROLLOUT_PORT "$rollout_port" "$rollout_host"; fi
-  run_command "$dry_run" env CUDA_VISIBLE_DEVICES="${ROLLOUT_GPUS/none/}" MAX_PIXELS="$max_pixels" \
+  if [[ "$dry_run" == false ]]; then
+    require_free_port ROLLOUT_PORT "$rollout_port" "$rollout_host"
+    preflight rollout -- "${arguments[@]}"
+  fi
+  run_command "$dry_run" env "${DEVICES_VARIABLE:-CUDA_VISIBLE_DEVICES}=${ROLLOUT_GPUS/none/}" MAX_PIXELS="$max_pixels" \
     "${program[@]}" rollout "${recipe[@]}" "${rollout_command[@]:2}" "${arguments[@]}"
-}
-
-preflight() { # ARGUMENTS OF THE DOCTOR...
-  if [[ "$doctor" == true ]]; then
-    (run_module doctor deepeyes.doctor --for train "$@") ||
-      die "not started; mend the errors above, or train without this check: DOCTOR=false bash deepeyes.sh train"
-  fi
 }
 
 start_training() {
@@ -214,22 +218,29 @@ start_training() {
       --learning_rate "$rate" --lr_scheduler_type constant
     )
   fi
-  local environment=(CUDA_VISIBLE_DEVICES="${TRAIN_GPUS/none/}" MAX_PIXELS="$max_pixels")
+  size_evaluation arguments
+  recipe+=("${evaluation[@]}")
+  local -a environment=("${DEVICES_VARIABLE:-CUDA_VISIBLE_DEVICES}=${TRAIN_GPUS/none/}" MAX_PIXELS="$max_pixels")
   if ((gpus)); then environment+=(NPROC_PER_NODE="$gpus"); fi # without it, swift runs one process and no torchrun
   if [[ "$(flag_of train_command vllm_mode)" == server ]]; then
     recipe+=(
-      --vllm_server_host "$rollout_host" --vllm_server_port "$rollout_port" --vllm_server_timeout 600
+      --vllm_server_host "${hosts[@]}" --vllm_server_port "${ports[@]}" --vllm_server_timeout 600
       --vllm_server_pass_dataset true # the scheduler reads a row's source and image
     )
-    if [[ "$dry_run" == false ]]; then
-      preflight --part before -- "${arguments[@]}"
-      await_port "$rollout_host" "$rollout_port" "$rollout_wait" "the rollout server" "bash deepeyes.sh rollout"
-      preflight --part after -- "${arguments[@]}"
-    fi
-  elif [[ "$dry_run" == false ]]; then
-    preflight -- "${arguments[@]}"
+  elif [[ "$(flag_of train_command vllm_mode)" == colocate ]]; then
+    split_policy TRAIN_GPUS "$gpus"
+    recipe+=(--vllm_tensor_parallel_size "${ROLLOUT_TENSOR_PARALLEL:-1}" --vllm_max_model_len "$max_model_len")
   fi
-  run_command "$dry_run" env "${environment[@]}" "${program[@]}" rlhf "${recipe[@]}" "${train_command[@]:2}" "${arguments[@]}"
+  local -a whole=("${recipe[@]}" "${train_command[@]:2}" "${arguments[@]}")
+  refuse_flags whole "$(flag_of train_command lora_rank)"
+  if [[ "$dry_run" == false && "$(flag_of train_command vllm_mode)" == server ]]; then
+    preflight train --part before -- "${arguments[@]}"
+    await_servers "$rollout_wait" hosts ports
+    preflight train --part after -- "${arguments[@]}"
+  elif [[ "$dry_run" == false ]]; then
+    preflight train -- "${arguments[@]}"
+  fi
+  run_command "$dry_run" env "${environment[@]}" "${program[@]}" rlhf "${whole[@]}"
 }
 
 if [[ "${BASH_SOURCE[0]}" == "$0" ]]; then dispatch "$@"; fi

@@ -17,6 +17,7 @@
 #   JUDGE_MAX_MODEL_LEN    8192        tokens of a question with its verdict
 #   JUDGE_LOG_DIR          ./output/judge
 #   JUDGE_START_TIMEOUT    3600        seconds until it must answer, a download included
+#   DOCTOR                 true        false: start without the preflight, `bash deepeyes.sh doctor --for judge`
 #   SWIFT                  the swift of .venv, else the one on PATH
 #
 # Other judges, and the 80 GB GPUs that they need:
@@ -40,6 +41,8 @@ source "$HERE/scripts/commands.sh"
 source "$HERE/scripts/ports.sh"
 # shellcheck source=scripts/layouts.sh
 source "$HERE/scripts/layouts.sh"
+# shellcheck source=scripts/programs.sh
+source "$HERE/scripts/programs.sh"
 
 read_judge_settings() {
   model="${JUDGE_MODEL:-Qwen/Qwen2.5-VL-72B-Instruct}"
@@ -171,6 +174,7 @@ start_judge() {
   fi
 
   for ((index = 0; index < replicas; index++)); do require_free_port JUDGE_PORT "$((port + index))" "$host"; done
+  preflight judge -- "${arguments[@]}"
   umask 077 # swift logs its arguments, the key among them
   mkdir -p "$log_dir"
   trap stop_replicas EXIT

@@ -3,7 +3,8 @@
 #   LAYOUT=mega8 bash deepeyes.sh rollout    # GPUs 4-7: four copies of the policy play
 #   LAYOUT=mega8 DEEPEYES_JUDGE_URLS=http://10.0.0.7:18901/v1 DEEPEYES_JUDGE_API_KEY=secret bash deepeyes.sh train    # GPUs 0-3
 #
-# It needs ms-swift 4.6 with megatron-core, mcore-bridge and transformer-engine, which `setup` leaves out.
+# It needs ms-swift 4.6 with megatron-core, mcore-bridge and transformer-engine, which `setup` leaves out. Attention is
+# that of cuDNN (`fused`), which comes with transformer-engine: swift's default, `flash`, needs flash-attn besides.
 
 # shellcheck shell=bash disable=SC2034 # deepeyes.sh reads all of it
 ROLLOUT_GPUS="${ROLLOUT_GPUS:-4,5,6,7}"
@@ -21,6 +22,7 @@ train_command=(
   --tuner_type full
   --freeze_vit false
   --freeze_aligner false
+  --attention_backend fused
   --recompute_granularity full
   --recompute_method uniform
   --recompute_num_layers 1

@@ -2,7 +2,8 @@
 # shellcheck shell=bash
 
 # Reads PROMPTS_PER_STEP, NUM_GENERATIONS, PER_DEVICE_BATCH, NNODES and TENSOR_PARALLEL; sets `generations`, `batch`,
-# `trajectories`, `accumulation`, `tensor_parallel`, and says how they multiply.
+# `trajectories`, `accumulation`, `tensor_parallel`, `processes`, and
+# says how they multiply.
 size_update() { # GPUS TRAINER
   local gpus="$1" trainer="$2" prompts="${PROMPTS_PER_STEP:-24}" nodes="${NNODES:-1}"
   generations="${NUM_GENERATIONS:-16}" batch="${PER_DEVICE_BATCH:-1}" tensor_parallel="${TENSOR_PARALLEL:-$gpus}"
@@ -14,7 +15,7 @@ size_update() { # GPUS TRAINER
 
   # Those that work on different trajectories: processes, or the copies of the model over which Megatron spreads them;
   # it wants whole groups on each.
-  local processes=$((nodes * (gpus ? gpus : 1)))
+  processes=$((nodes * (gpus ? gpus : 1)))
   local copies="$processes" kind=processes group=1
   if [[ "$trainer" == megatron ]]; then
     ((gpus)) || die "TRAINER=megatron needs GPUs; TRAIN_GPUS=none names none"
@@ -35,4 +36,23 @@ size_update() { # GPUS TRAINER
   accumulation=$((trajectories / at_a_time))
   say "one update: $prompts prompts x $generations generations = $copies $kind x $batch x $accumulation steps"
   if ((prompts < 16)); then say "warning: PROMPTS_PER_STEP=$prompts; below 16 an update is mostly noise"; fi
+}
+
+# With held-out rows swift wants whole groups in an evaluation batch, and by default the 16 generations of training: one
+# generation a row, and a batch that holds whole groups, unless told otherwise. The flags go to `evaluation`.
+size_evaluation() { # ARRAY: the flags of the user
+  local generations_eval size
+  evaluation=()
+  if [[ -z "$(flag_of "$1" val_dataset)" && "$(flag_of "$1" split_dataset_ratio)" =~ ^0*\.?0*$ ]]; then return; fi
+  generations_eval="$(flag_of "$1" num_generations_eval)"
+  if [[ -z "$generations_eval" ]]; then
+    generations_eval=1
+    evaluation+=(--num_generations_eval 1)
+  fi
+  if [[ -z "$(flag_of "$1" per_device_eval_batch_size)" ]]; then
+    require_whole --num_generations_eval "$generations_eval"
+    size="$batch"
+    while ((size * processes % generations_eval)); do ((size += 1)); done
+    evaluation+=(--per_device_eval_batch_size "$size")
+  fi
 }

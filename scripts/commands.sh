@@ -47,16 +47,15 @@ read_words() { # SCRIPT WORD...
   done
 }
 
-# The first value of a flag in a command, or nothing.
+# The value of a flag in a command as swift reads it, where the last counts; or nothing.
 flag_of() { # ARRAY NAME
   local -n of="$1"
-  local index
+  local index value=''
   for ((index = 0; index < ${#of[@]}; index++)); do
-    if [[ "${of[index]}" == "--$2" ]]; then
-      printf '%s\n' "${of[index + 1]:-}"
-      return
-    fi
+    if [[ "${of[index]}" == "--$2" ]]; then value="${of[index + 1]:-}"; fi
+    if [[ "${of[index]}" == "--$2="* ]]; then value="${of[index]#*=}"; fi
   done
+  printf '%s' "$value"
 }
 
 # Take flags with their values out of a command.

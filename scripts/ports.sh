@@ -33,3 +33,12 @@ await_port() { # HOST PORT SECONDS WHAT COMMAND
     sleep 1
   done
 }
+
+# Until every rollout server does.
+await_servers() { # SECONDS HOSTS PORTS: arrays, by name
+  local -n of_hosts="$2" of_ports="$3"
+  local index
+  for ((index = 0; index < ${#of_hosts[@]}; index++)); do
+    await_port "${of_hosts[index]}" "${of_ports[index]}" "$1" "the rollout server" "bash deepeyes.sh rollout"
+  done
+}

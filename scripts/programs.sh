@@ -79,3 +79,13 @@ run_module() { # COMMAND MODULE ARGUMENTS...
   if [[ "$path" == "$HERE/tools/"* ]]; then exec "$python" "$path" "$@"; fi
   PYTHONPATH="$HERE${PYTHONPATH:+:$PYTHONPATH}" exec "$python" -m "$module" "$@"
 }
+
+# Look for what would stop a command, unless DOCTOR=false.
+preflight() { # COMMAND ARGUMENTS OF THE DOCTOR...
+  local command="bash deepeyes.sh $1"
+  require_one_of DOCTOR "${DOCTOR:-true}" true false
+  if [[ "${DOCTOR:-true}" == false ]]; then return; fi
+  if [[ "$1" == judge ]]; then command="bash deploy_judge.sh"; fi
+  (run_module doctor deepeyes.doctor --for "$@") ||
+    die "not started; mend the errors above, or go without this check: DOCTOR=false $command"
+}

@@ -9,6 +9,7 @@ from deepeyes.doctor.data import check_data
 from deepeyes.doctor.findings import Finding, Level
 from deepeyes.doctor.gpus import check_server_gpus, check_train_gpus
 from deepeyes.doctor.judge import check_judge, check_replica, judge_size
+from deepeyes.doctor.model import check_model
 from deepeyes.doctor.packages import check_packages, check_python, packages_of
 from deepeyes.doctor.plan import PURPOSES, Plan, has_rollout_server
 from deepeyes.doctor.rollout import check_rollout
@@ -62,6 +63,14 @@ def _rollout_port(plan: Plan, _settings: Settings) -> list[Finding]:
     return check_port("port", host, port, "ROLLOUT_PORT", lambda base: engine_of(base) is not None)
 
 
+def _train_model(plan: Plan, _settings: Settings) -> list[Finding]:
+    """A folder that is no model yet is a warning: the row that is loaded next tells for sure."""
+    return [
+        found._replace(level=Level.WARNING) if found.level is Level.ERROR else found
+        for found in check_model(plan.train, "MODEL")
+    ]
+
+
 def _judge_servers(plan: Plan, settings: Settings) -> list[Finding]:
     with ThreadPoolExecutor(max(1, len(plan.judges))) as pool:
         return [
@@ -75,7 +84,7 @@ def _judge_server(command: Command, settings: Settings) -> list[Finding]:
     if finding[0].level is Level.WARNING:  # it runs already: then let it judge
         return finding + check_replica(settings, f"http://{reachable(host)}:{port}/v1")
     gpus = check_server_gpus(f"the judge on port {port}", "JUDGE_GPUS", command)
-    return [judge_size(command.get("model")), *gpus, *finding]
+    return [*check_model(command, "JUDGE_MODEL"), judge_size(command.get("model")), *gpus, *finding]
 
 
 CHECKS = (
@@ -83,8 +92,10 @@ CHECKS = (
     Check(PURPOSES, lambda plan, _settings: check_packages(packages_of(plan))),
     Check(("demo",), lambda _plan, _settings: check_demo_machine()),
     Check(("judge",), _judge_servers),
+    Check(("rollout",), lambda plan, _settings: check_model(plan.rollout, "MODEL")),
     Check(("rollout",), lambda plan, _settings: check_server_gpus("the rollout server", "ROLLOUT_GPUS", plan.rollout)),
     Check(("rollout",), _rollout_port),
+    Check(("train",), _train_model),
     Check(("train",), lambda plan, _settings: check_train_gpus(plan)),
     Check(("train",), lambda _plan, settings: check_judge(settings)),
     Check(("train",), lambda plan, settings: check_data(plan, settings.scoring_of)),

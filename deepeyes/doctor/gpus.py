@@ -72,7 +72,8 @@ def check_gpus(role: str, variable: str, gpus: Sequence[int], needed: float | No
     there = list_gpus()
     if missing := [gpu for gpu in gpus if gpu not in there]:
         found = f"this machine has {len(there)}" if there else "nvidia-smi lists none"
-        mend = f"{variable}=..., or another LAYOUT: bash deepeyes.sh help"
+        other = "JUDGE_MODEL: bash deploy_judge.sh --help" if _is_judge(variable) else "LAYOUT: bash deepeyes.sh help"
+        mend = f"{variable}=..., or another {other}"
         return [Finding(check, Level.ERROR, f"GPU {', '.join(map(str, missing))} is wanted, but {found}", mend)]
     room = {gpu: there[gpu].total - there[gpu].used for gpu in gpus}
     tight = min(room, key=lambda gpu: room[gpu])
@@ -80,15 +81,27 @@ def check_gpus(role: str, variable: str, gpus: Sequence[int], needed: float | No
     if needed is None:
         return [Finding(check, Level.OK, f"{text}; the size of the model is not known")]
     if room[tight] < needed:
-        mend = f"nvidia-smi  # shows who holds it; or more {variable}, a smaller model, TUNER=lora"
+        less = "a quantized JUDGE_MODEL" if _is_judge(variable) else "a smaller model, TUNER=lora"
+        mend = f"nvidia-smi  # shows who holds it; or more {variable}, {less}"
         return [Finding(check, Level.WARNING, f"{text}; about {needed:.0f} GB are needed", mend)]
     return [Finding(check, Level.OK, f"{text}, about {needed:.0f} needed")]
 
 
+def _is_judge(variable: str) -> bool:
+    return variable == "JUDGE_GPUS"
+
+
+def _check_npus() -> list[Finding]:
+    return [Finding("npus", Level.WARNING, "Ascend NPUs are not looked at", "npu-smi info")]
+
+
 def check_train_gpus(plan: Plan) -> list[Finding]:
     """Looks at the GPUs of the trainer, and whether the rollout server of the same machine wants one of them."""
+    if plan.train.on_npus:
+        return _check_npus()
     size, tuner, gpus = billions(plan.train.get("model")), plan.train.get("tuner_type", "lora"), plan.train.gpus
-    sharded = tuner == "full" and (plan.train.get("deepspeed") or plan.train.get("tensor_model_parallel_size"))
+    shards_by = ("deepspeed", "tensor_model_parallel_size", "fsdp")
+    sharded = tuner == "full" and any(plan.train.get(name) for name in shards_by)
     shards = len(gpus) * int(os.environ.get("NNODES") or 1) if sharded else 1
     needed = size * TRAIN_BYTES.get(tuner, 2.0) / max(1, shards) + TRAIN_EXTRA if size else None
     findings = check_gpus("the trainer", "TRAIN_GPUS", gpus, needed)
@@ -102,6 +115,8 @@ def check_train_gpus(plan: Plan) -> list[Finding]:
 
 def check_server_gpus(role: str, variable: str, command: Command) -> list[Finding]:
     """Looks at the GPUs of a server."""
+    if command.on_npus:
+        return _check_npus()
     model = command.get("model")
     size, parallel = billions(model), command.number("vllm_tensor_parallel_size", 1)
     needed = size * weight_bytes(model) / parallel * SERVE_FACTOR + SERVE_EXTRA if size else None

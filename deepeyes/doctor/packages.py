@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import platform
 import re
 import shlex
 import sys
 from importlib import metadata
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from deepeyes.doctor.findings import Finding, Level
@@ -71,12 +73,20 @@ def check_packages(names: Iterable[str], installed: Callable[[str], str] = metad
     for name in names:
         versions = {choice: version for choice in name.split("|") if (version := _version(choice, installed))}
         if not versions:
-            mend = MEGATRON_MEND if name in MEGATRON_PACKAGES else "bash deepeyes.sh setup"
+            mend = MEGATRON_MEND if name in MEGATRON_PACKAGES else _install(name.partition("|")[0])
             findings.append(Finding("packages", Level.ERROR, f"{name} is not installed", mend))
         for choice, version in versions.items():
             findings += _judge_version(choice, version, locked.get(choice, version))
             fine.append(f"{choice} {version}")
     return findings or [Finding("packages", Level.OK, ", ".join(fine))]
+
+
+def _install(requirement: str) -> str:
+    """Returns the command that brings a package: into `.venv`, or beside the swift that the user named."""
+    named = os.environ.get("SWIFT")
+    if not named or Path(named).parent == HERE / ".venv" / "bin":
+        return "bash deepeyes.sh setup"
+    return shlex.join(["uv", "pip", "install", "--python", sys.executable, requirement])
 
 
 def _version(name: str, installed: Callable[[str], str]) -> str:
@@ -90,7 +100,8 @@ def _judge_version(name: str, version: str, locked: str) -> list[Finding]:
     numbers = tuple(int(part) for part in re.findall(r"\d+", version)[:2])
     if name == "ms-swift" and not SWIFTS[0] <= numbers < SWIFTS[1]:
         text = f"{name} {version}; expected 3.7 to 4.6"
-        return [Finding("packages", Level.ERROR, text, "bash deepeyes.sh setup")]
+        return [Finding("packages", Level.ERROR, text, _install("ms-swift==4.6.0"))]
     if version != locked:
-        return [Finding("packages", Level.WARNING, f"{name} {version}; tested with {locked}", "bash deepeyes.sh setup")]
+        text = f"{name} {version}; tested with {locked}"
+        return [Finding("packages", Level.WARNING, text, _install(f"{name}=={locked}"))]
     return []

@@ -47,6 +47,11 @@ class Command:
         """The GPUs that it sees; none where it runs on the CPU."""
         return tuple(int(part) for part in self.environment.get("CUDA_VISIBLE_DEVICES", "").split(",") if part)
 
+    @property
+    def on_npus(self) -> bool:
+        """Whether it runs on Ascend NPUs."""
+        return "ASCEND_RT_VISIBLE_DEVICES" in self.environment
+
 
 @dataclass(frozen=True)
 class Plan:
@@ -75,19 +80,24 @@ def parse_command(words: Sequence[str]) -> Command:
     return Command(environment, options)
 
 
-def dry_run(script: str, *arguments: str) -> tuple[Command, ...]:
+def dry_run(script: str, *arguments: str, environment: Mapping[str, str] | None = None) -> tuple[Command, ...]:
     """Returns the commands that a script would run.
+
+    Args:
+        script: Its name.
+        arguments: Its command line.
+        environment: Settings in place of those of this process.
 
     Raises:
         PlanError: The script refuses its settings.
     """
     swift = Path(sys.executable).with_name("swift")
-    environment = {**os.environ, **({"SWIFT": str(swift)} if "SWIFT" not in os.environ and swift.exists() else {})}
+    own = {"SWIFT": str(swift)} if "SWIFT" not in os.environ and swift.exists() else {}
     done = subprocess.run(  # noqa: S603 - our own scripts
         ["bash", str(HERE / script), *arguments, "--dry-run"],  # noqa: S607 - bash is on PATH, or nothing runs
         capture_output=True,
         text=True,
-        env=environment,
+        env={**os.environ, **own, **(environment or {})},
         timeout=SCRIPT_TIMEOUT,
         check=False,
     )
@@ -109,7 +119,11 @@ def make_plan(purpose: str, extra: Sequence[str]) -> Plan:
     """
     if purpose == "train":
         (train,) = dry_run("deepeyes.sh", "train", *extra)
-        (rollout,) = dry_run("deepeyes.sh", "rollout")
+        if train.get("vllm_mode") == "colocate":  # the trainer has the limits that a rollout server would have
+            return Plan(purpose, train=train, rollout=Command(options=train.options))
+        (rollout,) = dry_run(
+            "deepeyes.sh", "rollout", environment={"ROLLOUT_HOST": "127.0.0.1", "ROLLOUT_PORT": "8001"}
+        )
         return Plan(purpose, train=train, rollout=rollout)
     if purpose == "rollout":
         (rollout,) = dry_run("deepeyes.sh", "rollout", *extra)

@@ -18,11 +18,20 @@ if TYPE_CHECKING:
 # Variables of the plugin that change what a trajectory is, so that both sides must have the same.
 SHARED_VARIABLES = ("MAX_PIXELS", "DEEPEYES_RULES", "DEEPEYES_COORDINATES", "DEEPEYES_CROP_SOURCE", "DEEPEYES_SOURCES")
 SHARED_OPTIONS = ("model", "multi_turn_scheduler", "max_turns", "max_pixels", "vllm_max_model_len")
+TEMPLATE_OPTIONS = ("enable_thinking", "response_prefix", "system", "template", "norm_bbox")
+"""Given to one side alone, they train on a text that was never sampled, in silence."""
 
 
 def check_rollout(plan: Plan) -> list[Finding]:
-    """Compares the rollout server with the trainer, as far as it can be known."""
-    host, port = plan.train.get("vllm_server_host", "127.0.0.1"), plan.train.number("vllm_server_port", 8000)
+    """Compares every rollout server with the trainer, as far as it can be known."""
+    hosts = plan.train.options.get("vllm_server_host") or ("127.0.0.1",)
+    ports = plan.train.options.get("vllm_server_port") or ("8000",)
+    servers = zip(hosts, ports, strict=False)  # the script lists as many of each
+    return [finding for host, port in servers for finding in check_server(plan, host, int(port))]
+
+
+def check_server(plan: Plan, host: str, port: int) -> list[Finding]:
+    """Compares one rollout server with the trainer."""
     base, mend = f"http://{reachable(host)}:{port}", "bash deepeyes.sh rollout  # with the same settings as train"
     try:
         engine = engine_of(base)
@@ -73,7 +82,7 @@ def compare_rollout(plan: Plan, server: Command | None, mend: str) -> list[Findi
     ours = {**os.environ, **plan.rollout.environment}
     pairs = {name: (server.get(name), plan.rollout.get(name)) for name in SHARED_OPTIONS}
     pairs |= {name: (server.environment.get(name, ""), ours.get(name, "")) for name in SHARED_VARIABLES}
-    for name in ("max_turns", "max_pixels"):
+    for name in ("max_turns", "max_pixels", *TEMPLATE_OPTIONS):
         pairs[name] = (server.get(name), plan.train.get(name))
     if server.number("vllm_max_model_len", 0) > plan.rollout.number("vllm_max_model_len", 0):
         del pairs["vllm_max_model_len"]  # more room does no harm

@@ -39,4 +39,8 @@ def check_training(plan: Plan) -> list[Finding]:
         level = Level.OK if found == value else Level.ERROR
         more = "" if level is Level.OK else f"; expected {value}: {why}"
         findings.append(Finding(name.replace("_", " "), level, f"{found}{more}", f"--{name} {value}" if more else ""))
+    if train.get("scale_rewards") == "gdpo" and train.options.get("reward_weights") == ("1", "0", "0", "0"):
+        found = "gdpo scales each reward by itself, but the weights 1 0 0 0 count the total alone"
+        mend = "--reward_weights 0 0.8 0.2 1.2  # the parts; or leave --scale_rewards out"
+        findings.append(Finding("scale rewards", Level.WARNING, found, mend))
     return findings

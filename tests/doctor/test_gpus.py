@@ -87,5 +87,17 @@ class TestGpus:
         command = Command({"CUDA_VISIBLE_DEVICES": "0"}, {"model": (model,)})
         assert only(check_server_gpus("the judge", "JUDGE_GPUS", command)).level is level
 
+    def test_the_judge_is_told_of_its_own_variables(self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+        use_gpus(monkeypatch, tmp_path)
+        command = Command({"CUDA_VISIBLE_DEVICES": "0"}, {"model": ("m",)})
+        mend = only(check_server_gpus("the judge", "JUDGE_GPUS", command)).mend
+        assert "LAYOUT" not in mend
+        assert mend.startswith("JUDGE_GPUS=")
+        assert "LAYOUT" in only(check_server_gpus("the rollout server", "ROLLOUT_GPUS", command)).mend
+
+    def test_npus_are_not_taken_for_the_cpu(self) -> None:
+        command = Command({"ASCEND_RT_VISIBLE_DEVICES": "0"}, {"model": ("m",)})
+        assert only(check_train_gpus(Plan("train", command))).level is Level.WARNING
+
     def test_cpu_wants_none(self) -> None:
         assert only(check_train_gpus(self.plan("", rollout=""))).level is Level.OK

@@ -48,6 +48,12 @@ class TestPackages:
         assert re.search(text, finding.found)
         assert finding.mend == ("" if level is Level.OK else "bash deepeyes.sh setup")
 
+    def test_setup_does_not_mend_the_users_own_environment(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("SWIFT", "/opt/mine/bin/swift")
+        mend = only(self.findings("trl", trl="0.1.0")).mend
+        assert mend.startswith("uv pip install --python ")
+        assert mend.endswith(f" trl=={self.LOCKED['trl']}")
+
     def test_megatrons_packages_are_mended_by_pip_since_setup_leaves_them_out(self) -> None:
         assert only(self.findings("megatron-core", megatron_core=None)).mend == MEGATRON_MEND
 

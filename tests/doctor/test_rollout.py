@@ -68,3 +68,16 @@ class TestRollout:
     def test_nobody_there(self) -> None:
         finding = only(self.check(free_port()))
         assert (finding.level, finding.mend.split("  #")[0]) == (Level.ERROR, "bash deepeyes.sh rollout")
+
+    def test_every_host_is_looked_at(self) -> None:
+        with rollout_process(*SETTINGS, MAX_PIXELS="602112") as port:
+            words = {"vllm_server_host": ("127.0.0.1", "127.0.0.1"), "vllm_server_port": (str(port), str(free_port()))}
+            found = [one.level for one in check_rollout(Plan("train", Command({}, words))) if "server" in one.check]
+        assert found == [Level.OK, Level.ERROR]
+
+    @pytest.mark.parametrize("option", ["enable_thinking", "response_prefix", "system", "template", "norm_bbox"])
+    def test_what_makes_the_prompt_is_told_to_both(self, option: str) -> None:
+        with rollout_process(*SETTINGS, f"--{option}", "x", MAX_PIXELS="602112") as port:
+            assert self.check(port, **{option: "x"})[-1].level is Level.OK
+            finding = self.check(port)[-1]
+        assert (finding.level, finding.found) == (Level.ERROR, f"{option} is x there, unset here")

@@ -58,6 +58,12 @@ class TestTraining:
         assert finding.level is Level.ERROR
         assert finding.mend.startswith(f"--{option} ")
 
+    def test_gdpo_on_a_single_weight_is_a_warning(self) -> None:
+        options = {"scale_rewards": ("gdpo",), "reward_weights": ("1", "0", "0", "0")}
+        for changes, told in (({}, True), ({"reward_weights": ("0", "0.8", "0.2", "1.2")}, False)):
+            findings = check_training(Plan("train", Command({}, {**options, **changes})))
+            assert ("scale rewards" in {finding.check for finding in findings}) is told
+
     def test_disk_that_is_full_is_an_error(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         options = {"model": ("a-7B",), "tuner_type": ("full",), "output_dir": (str(tmp_path / "runs"),)}
         for free, level in ((1e12, Level.OK), (2e11, Level.WARNING), (5e10, Level.ERROR)):

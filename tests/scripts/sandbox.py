@@ -16,6 +16,7 @@ from typing import Any
 
 PROJECT = Path(__file__).parents[2]
 LAYOUTS = sorted(file.stem for file in (PROJECT / "layouts").glob("*.sh"))
+WITH_A_SERVER = [name for name in LAYOUTS if "rollout_command=" in (PROJECT / "layouts" / f"{name}.sh").read_text()]
 OFFICIAL_FILES = [
     "data_0.1.2_visual_toolbox_v2.parquet",
     "data_v0.8_visual_toolbox_v2.parquet",
@@ -27,7 +28,7 @@ STUB = f"""#!{sys.executable}
 import http.server, json, os, sys
 
 argv = sys.argv[1:]
-names = ("CUDA_VISIBLE_DEVICES", "MAX_PIXELS", "NPROC_PER_NODE")
+names = ("CUDA_VISIBLE_DEVICES", "ASCEND_RT_VISIBLE_DEVICES", "MAX_PIXELS", "NPROC_PER_NODE")
 call = {{"argv": argv, "env": {{name: os.environ[name] for name in names if name in os.environ}}}}
 with open(os.environ["STUB_CALLS"], "a") as file:
     file.write(json.dumps(call) + "\\n")
@@ -132,6 +133,12 @@ def read_command(line: str) -> tuple[dict[str, str], list[str]]:
     return dict(word.split("=", 1) for word in words[1:start] if "=" in word), words[start + 1 :]
 
 
+def devices(env: dict[str, str]) -> list[str]:
+    """Give the GPUs or NPUs that a command sees."""
+    (seen,) = (value for name, value in env.items() if name.endswith("_VISIBLE_DEVICES"))
+    return [device for device in seen.split(",") if device]
+
+
 def free_port() -> int:
     """Find a port of which the next one is free too."""
     while True:
@@ -145,11 +152,11 @@ def free_port() -> int:
             return port
 
 
-def assert_refused(result: subprocess.CompletedProcess[str], message: str) -> None:
-    """Check that a run ended with one line on standard error, and no swift."""
+def assert_refused(result: subprocess.CompletedProcess[str], message: str, *, lines: int = 1) -> None:
+    """Check that a run ended with one line on standard error, or as many as told, and no swift."""
     assert result.returncode == 1
     assert result.stdout == ""
-    assert result.stderr.count("\n") == 1
+    assert result.stderr.count("\n") == lines
     assert re.search(message, result.stderr), result.stderr
 
 

@@ -13,6 +13,10 @@ if TYPE_CHECKING:
     from sandbox import Sandbox
 
 
+MIRRORS = {"UV_DEFAULT_INDEX", "UV_INDEX_URL", "PIP_INDEX_URL", "PIP_CERT", "SSL_CERT_FILE"}
+"""Of the user, read by `setup`."""
+
+
 def settings_in(code: str) -> set[str]:
     """Find the variables that a script reads with a default."""
     return set(re.findall(r"\$\{([A-Z][A-Z_]+):-", code)) - {"PYTHONPATH"}
@@ -53,13 +57,7 @@ class TestOtherCommands:
         for folder in ("scripts", "layouts"):
             for file in (PROJECT / folder).glob("*.sh"):
                 read |= settings_in(file.read_text())
-        read -= {
-            "UV_DEFAULT_INDEX",
-            "UV_INDEX_URL",
-            "PIP_INDEX_URL",
-            "PIP_CERT",
-            "SSL_CERT_FILE",
-        }  # mirrors, in `setup`
+        read -= MIRRORS
         assert "ROLLOUT_GPUS" in read
         assert read <= documented, read - documented
 

@@ -78,3 +78,10 @@ class TestJudge:
         result = sandbox.run("deploy_judge.sh", "--mute", **settings)
         assert result.returncode == 1
         assert "did not answer in JUDGE_START_TIMEOUT=1 seconds" in result.stderr
+
+    def test_preflight_stops_it_on_an_error(self, sandbox: Sandbox) -> None:
+        result = sandbox.run("deploy_judge.sh", "--seed", "1", JUDGE_PORT=str(free_port()), BAD="judge")
+        assert result.returncode == 1
+        assert "DOCTOR=false bash deploy_judge.sh" in result.stderr
+        assert sandbox.calls == []
+        assert sandbox.programs == [["--for", "judge", "--", "--seed", "1"]]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import pytest
-from sandbox import LAYOUTS, PROJECT, assert_refused, layout_facts, option, read_command
+from sandbox import LAYOUTS, PROJECT, WITH_A_SERVER, assert_refused, layout_facts, option, read_command
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -73,7 +73,7 @@ class TestLayouts:
     @pytest.mark.parametrize("think", ["true", "false"])
     @pytest.mark.parametrize("name", LAYOUTS)
     def test_thinking_is_told_to_both_sides(self, sandbox: Sandbox, name: str, think: str) -> None:
-        commands = ["train", "rollout"] if layout_facts(PROJECT / "layouts" / f"{name}.sh")["rollout"] else ["train"]
+        commands = ["train", "rollout"] if name in WITH_A_SERVER else ["train"]
         for command in commands:
             dry = sandbox.run("deepeyes.sh", command, "--dry-run", LAYOUT=name, THINK=think)
             assert ("--enable_thinking true" in dry.stdout) is (think == "true"), dry.stderr
@@ -103,6 +103,13 @@ class TestSettingsWin:
             ({"USE_VLLM": "true", "LAYOUT": "cpu"}, {"use_vllm": "true", "vllm_mode": "server"}, set()),
             ({"TRAINER": "megatron"}, {"lr": "1e-6", "recompute_method": "uniform"}, {"deepspeed", "learning_rate"}),
             ({"TRAINER": "deepspeed", "LAYOUT": "mega8"}, {"deepspeed": "zero3"}, {"recompute_method", "lr"}),
+            (
+                {"USE_VLLM": "false", "LAYOUT": "colocate8"},
+                {"use_vllm": "false"},
+                {"vllm_mode", "sleep_level", "offload_model", "vllm_gpu_memory_utilization"},
+            ),
+            ({"TUNER": "full", "LAYOUT": "one"}, {"deepspeed": "zero3"}, {"vllm_enable_lora", "lora_rank"}),
+            ({"TUNER": "lora", "LAYOUT": "colocate8"}, {"vllm_enable_lora": "true", "lora_rank": "64"}, set()),
             ({"TRAIN_GPUS": "none"}, {"torch_dtype": "float32"}, {"deepspeed"}),
             ({"TRAIN_GPUS": "0", "LAYOUT": "cpu"}, {"torch_dtype": "bfloat16"}, set()),
         ],

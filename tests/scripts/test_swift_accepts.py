@@ -12,7 +12,7 @@ import swift.rlhf_trainers
 import torch
 import transformers.training_args
 from accelerate import PartialState
-from sandbox import LAYOUTS, PROJECT, free_port, layout_facts, read_command
+from sandbox import LAYOUTS, PROJECT, WITH_A_SERVER, free_port, layout_facts, read_command
 from swift.arguments import DeployArguments, RLHFArguments, RolloutArguments
 from swift.dataset import DATASET_MAPPING
 from swift.utils import parse_args
@@ -27,7 +27,6 @@ if TYPE_CHECKING:
 FACTS = {name: layout_facts(PROJECT / "layouts" / f"{name}.sh") for name in LAYOUTS}
 ON_SWIFT = [name for name in LAYOUTS if FACTS[name]["train"][0] == "swift"]
 ON_MEGATRON = [name for name in LAYOUTS if FACTS[name]["train"][0] == "megatron"]
-WITH_A_SERVER = [name for name in LAYOUTS if FACTS[name]["rollout"]]
 
 
 def values(layout: str, flag: str) -> list[str]:
@@ -101,6 +100,17 @@ class TestSwiftAccepts:
         assert args.freeze_vit is (values(layout, "tuner_type") == ["lora"])
         if served:
             assert args.vllm_client.address["server_ports"] == [8001]
+        else:
+            assert args.vllm_client is None
+        assert args.vllm_enable_lora is (values(layout, "vllm_enable_lora") == ["true"])
+
+    def test_train_with_several_rollout_servers_and_held_out_rows(self, sandbox: Sandbox, tiny_model: Path) -> None:
+        settings = {"ROLLOUT_HOST": "10.0.0.8,10.0.0.9", "DEEPSPEED": "none", "THINK": "true"}
+        words = ("train", "--val_dataset", "held_out.parquet")
+        (args,) = self.parse(RLHFArguments, sandbox, "deepeyes.sh", *words, model=tiny_model, **settings)
+        address = args.vllm_client.address
+        assert (address["hosts"], address["server_ports"]) == (["10.0.0.8", "10.0.0.9"], [8001, 8001])
+        assert (args.num_generations_eval, args.enable_thinking) == (1, True)
 
     @staticmethod
     def parse_with_gpus(sandbox: Sandbox, model: Path, *arguments: str, **settings: str) -> dict[str, Any]:
@@ -143,6 +153,13 @@ class TestSwiftAccepts:
         assert (args.host, args.port) == ("127.0.0.1", port)
         assert args.vllm_use_async_engine is True
         assert args.vllm_data_parallel_size == (len(FACTS[layout]["rollout_gpus"]) or 1)
+        trained = values(layout, "lora_rank") and 64
+        assert (args.vllm_enable_lora, args.vllm_max_lora_rank) == ((True, trained) if trained else (False, 16))
+
+    def test_rollout_of_a_large_policy(self, sandbox: Sandbox, tiny_model: Path) -> None:
+        settings = {"LAYOUT": "train8", "ROLLOUT_TENSOR_PARALLEL": "2", "THINK": "true"}
+        (args,) = self.parse(RolloutArguments, sandbox, "deepeyes.sh", "rollout", model=tiny_model, **settings)
+        assert (args.vllm_tensor_parallel_size, args.vllm_data_parallel_size, args.enable_thinking) == (2, 1, True)
 
     @pytest.mark.parametrize("settings", [{}, {"JUDGE_REPLICAS": "2"}, {"JUDGE_GPUS": "none"}])
     def test_judge(self, sandbox: Sandbox, tiny_model: Path, settings: dict[str, str]) -> None:

@@ -5,7 +5,17 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import pytest
-from sandbox import LAYOUTS, OFFICIAL_FILES, PROJECT, assert_refused, free_port, layout_facts, option, read_command
+from sandbox import (
+    LAYOUTS,
+    OFFICIAL_FILES,
+    PROJECT,
+    assert_refused,
+    devices,
+    free_port,
+    layout_facts,
+    option,
+    read_command,
+)
 
 if TYPE_CHECKING:
     from sandbox import Sandbox
@@ -29,7 +39,7 @@ class TestTrain:
         env, argv = read_command(dry.stdout)
         assert sandbox.calls == [{"argv": argv, "env": env}]
         gpus = layout_facts(PROJECT / "layouts" / f"{layout}.sh")["train_gpus"]
-        assert env["CUDA_VISIBLE_DEVICES"] == ",".join(gpus)
+        assert devices(env) == gpus
         assert env.get("NPROC_PER_NODE") == (str(len(gpus)) if gpus else None)
         assert argv[-2:] == ["--seed", "a 'b'"]
 
@@ -149,7 +159,10 @@ class TestTrain:
             ({"MAX_PIXELS": "1e6"}, r"MAX_PIXELS=1e6"),
             ({"MODEL": "/no/such/folder"}, r"MODEL=/no/such/folder is no folder"),
             ({"SWIFT": "no-such-swift"}, r"SWIFT=no-such-swift is no command"),
-            ({"DATA_DIR": "/no"}, r"/no/data_0.1.2_visual_toolbox_v2.parquet is missing; DATA_DIR"),
+            (
+                {"DATA_DIR": "/no"},
+                r"/no/data_0.1.2_visual_toolbox_v2.parquet is missing; DATA_DIR .* bash deepeyes\.sh data data ",
+            ),
             ({"DATASET": "deepeyes_chart ./gone.parquet#9"}, r"\./gone\.parquet is missing"),
         ],
     )
@@ -166,3 +179,100 @@ class TestTrain:
         result = sandbox.run("deepeyes.sh", "train", "--dataset", "org/set", DATA_DIR="/no", LAYOUT="cpu")
         assert result.returncode == 0
         assert option(sandbox.calls[0]["argv"], "dataset") == ["org/set"]
+
+
+class TestServers:
+    """Where `train` looks for rollout servers."""
+
+    @pytest.mark.parametrize(("ports", "listed"), [("8001", ["8001", "8001"]), ("8001,8002", ["8001", "8002"])])
+    def test_several_hosts_are_listed(self, sandbox: Sandbox, ports: str, listed: list[str]) -> None:
+        settings = {"ROLLOUT_HOST": "10.0.0.8,10.0.0.9", "ROLLOUT_PORT": ports}
+        _, argv = read_command(sandbox.run("deepeyes.sh", "train", "--dry-run", **settings).stdout)
+        assert option(argv, "vllm_server_host") == ["10.0.0.8", "10.0.0.9"]
+        assert option(argv, "vllm_server_port") == listed
+
+    def test_hosts_and_ports_must_be_as_many(self, sandbox: Sandbox) -> None:
+        settings = {"ROLLOUT_HOST": "10.0.0.8", "ROLLOUT_PORT": "8001,8002"}
+        assert_refused(sandbox.run("deepeyes.sh", **settings), "must name as many ports as hosts")
+
+    def test_every_one_of_them_is_waited_for(self, sandbox: Sandbox, rollout_port: str) -> None:
+        dead = free_port()
+        settings = {"ROLLOUT_HOST": "127.0.0.1,127.0.0.1", "ROLLOUT_PORT": f"{rollout_port},{dead}"}
+        result = sandbox.run("deepeyes.sh", ROLLOUT_WAIT="1", **settings)
+        assert result.returncode == 1
+        assert f"the rollout server did not answer at 127.0.0.1:{dead}" in result.stderr
+
+    @pytest.mark.parametrize("layout", ["colocate8", "one"])
+    def test_without_a_server_no_host_is_given(self, sandbox: Sandbox, layout: str) -> None:
+        """Swift connects to a host whatever the mode."""
+        _, argv = read_command(sandbox.run("deepeyes.sh", "train", "--dry-run", LAYOUT=layout).stdout)
+        assert option(argv, "vllm_mode") == ["colocate"]
+        assert "--vllm_server_host" not in argv
+        assert int(option(argv, "sleep_level")[0]) > 0
+        assert int(option(argv, "vllm_max_model_len")[0]) > 5 * 2048
+        assert sandbox.run("deepeyes.sh", "train", LAYOUT=layout).returncode == 0  # it waits for nobody
+
+    def test_copies_of_a_large_policy_share_the_trainers_gpus(self, sandbox: Sandbox) -> None:
+        settings = {"LAYOUT": "colocate8", "ROLLOUT_TENSOR_PARALLEL": "4"}
+        _, argv = read_command(sandbox.run("deepeyes.sh", "train", "--dry-run", **settings).stdout)
+        assert option(argv, "vllm_tensor_parallel_size") == ["4"]
+
+
+class TestHeldOutRows:
+    """`--val_dataset` as an argument."""
+
+    @pytest.mark.parametrize(
+        ("words", "generations", "batch"),
+        [
+            ((), "1", "1"),
+            (("--num_generations_eval", "4"), "4", "4"),
+            (("--num_generations_eval", "6"), "6", "2"),
+            (("--per_device_eval_batch_size", "8"), "1", "8"),
+            (("--num_generations_eval=2", "--per_device_eval_batch_size=6"), None, None),
+        ],
+    )
+    def test_an_evaluation_batch_holds_whole_groups(
+        self, sandbox: Sandbox, words: tuple[str, ...], generations: str | None, batch: str | None
+    ) -> None:
+        dry = sandbox.run("deepeyes.sh", "train", "--dry-run", "--val_dataset", "held_out.parquet", *words)
+        _, argv = read_command(dry.stdout)
+        if generations is None:
+            assert not {"--num_generations_eval", "--per_device_eval_batch_size"} & set(argv)
+            return
+        assert option(argv, "num_generations_eval") == [generations]
+        assert option(argv, "per_device_eval_batch_size") == [batch]
+
+    def test_without_them_nothing_is_added(self, sandbox: Sandbox) -> None:
+        assert "_eval" not in sandbox.run("deepeyes.sh", "train", "--dry-run").stdout
+
+
+class TestRefusedFlags:
+    """What swift 4.6 accepts, and then dies of."""
+
+    @pytest.mark.parametrize(
+        ("words", "message"),
+        [
+            (("--loss_type", "fipo"), "--loss_type fipo can't run: swift 4.6 raises at the first loss"),
+            (("--loss_type=real",), "--loss_type real can't run"),
+            (("--off_policy_sequence_mask_delta", "0.1"), "--off_policy_sequence_mask_delta can't run"),
+            (("--async_generate", "true"), "--async_generate can't run: swift refuses it"),
+            (("--temperature", "0"), "--temperature 0 gives a group of equal trajectories"),
+            (("--temperature", "0.0"), "--temperature 0.0 gives"),
+        ],
+    )
+    def test_it_is_refused_with_the_reason(self, sandbox: Sandbox, words: tuple[str, ...], message: str) -> None:
+        result = sandbox.run("deepeyes.sh", "train", "--dry-run", *words)
+        assert (result.returncode, result.stdout) == (1, "")
+        assert message in result.stderr
+
+    @pytest.mark.parametrize(
+        "words", [("--loss_type", "dapo"), ("--temperature", "0.5"), ("--async_generate", "false")]
+    )
+    def test_its_neighbours_pass(self, sandbox: Sandbox, words: tuple[str, ...]) -> None:
+        assert sandbox.run("deepeyes.sh", "train", "--dry-run", *words).returncode == 0
+
+    def test_gdpo_on_a_single_weight_is_warned_of(self, sandbox: Sandbox) -> None:
+        words = ("train", "--dry-run", "--scale_rewards", "gdpo")
+        assert "warning: --scale_rewards gdpo" in sandbox.run("deepeyes.sh", *words).stderr
+        parts = ("--reward_weights", "0", "0.8", "0.2", "1.2")
+        assert "gdpo" not in sandbox.run("deepeyes.sh", *words, *parts).stderr
