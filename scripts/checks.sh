@@ -14,10 +14,8 @@ run_tests() { # PYTEST ARGUMENTS...
   shfmt --diff --indent 2 --case-indent "${files[@]}"
   say "mypy"
   mypy
-  if grep -q '^\[tool.importlinter' pyproject.toml; then
-    say "lint-imports"
-    lint-imports
-  fi
+  say "lint-imports"
+  lint-imports
   if [[ -f deepeyes/report/browser.py ]]; then
     say "a browser for the report page"
     "$VENV/bin/python" -m deepeyes.report.browser >&2 || say "no Chromium: the tests of the report page in a browser are skipped"

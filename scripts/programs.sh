@@ -2,9 +2,9 @@
 # shellcheck shell=bash
 
 # Where a module is, or nothing.
-module_path() { # COMMAND MODULE
-  local path="$HERE/${2//.//}"
-  for path in "$path.py" "$path/__main__.py" "$HERE/tools/$1.py"; do
+module_path() { # MODULE
+  local path="$HERE/${1//.//}"
+  for path in "$path.py" "$path/__main__.py"; do
     if [[ -f "$path" ]]; then
       printf '%s\n' "$path"
       return
@@ -16,7 +16,7 @@ module_path() { # COMMAND MODULE
 known_commands() {
   local command target text
   while read -r command target text; do
-    if [[ -n "$command" ]] && { declare -F "$target" >/dev/null || [[ -n "$(module_path "$command" "$target")" ]]; }; then
+    if [[ -n "$command" ]] && { declare -F "$target" >/dev/null || [[ -n "$(module_path "$target")" ]]; }; then
       printf '%s %s %s\n' "$command" "$target" "$text"
     fi
   done <<<"$COMMANDS"
@@ -66,7 +66,7 @@ dispatch() { # [COMMAND] ARGUMENTS...
 
 # The programs are run by the Python that runs swift. The demo, which is made for one environment, brings it up to date.
 run_module() { # COMMAND MODULE ARGUMENTS...
-  local command="$1" module="$2" python path
+  local command="$1" module="$2" python
   shift 2
   if [[ " $* " == *' --help '* || " $* " == *' -h '* ]] && ! (find_swift >/dev/null 2>&1); then
     show_help ""
@@ -75,8 +75,6 @@ run_module() { # COMMAND MODULE ARGUMENTS...
   fi
   if [[ -z "${SWIFT:-}" ]] && { [[ "$command" == demo ]] || ! (find_swift >/dev/null 2>&1); }; then ensure_setup; fi
   python="$(python_of_swift)"
-  path="$(module_path "$command" "$module")"
-  if [[ "$path" == "$HERE/tools/"* ]]; then exec "$python" "$path" "$@"; fi
   PYTHONPATH="$HERE${PYTHONPATH:+:$PYTHONPATH}" exec "$python" -m "$module" "$@"
 }
 

@@ -86,13 +86,13 @@ class TestProgram:
     def test_unknown_purpose_is_refused(self) -> None:
         assert self.run("--for", "fun").returncode == 2
 
-    @pytest.mark.parametrize("layout", ["colocate8", "one", "npu8", "fsdp8"])
+    @pytest.mark.parametrize("layout", ["colocate8", "npu8"])
     def test_every_layout_has_a_report(self, layout: str) -> None:
         done = self.run("--quick", "--json", LAYOUT=layout, DEEPEYES_JUDGE="rule", MODEL="o/Qwen2.5-VL-7B")
         names = {entry["check"] for entry in json.loads(done.stdout)}
         assert "settings" not in names
         assert ("npus" in names) is (layout == "npu8")
-        assert ("rollout server" in names) is (layout in {"npu8", "fsdp8"})
+        assert ("rollout server" in names) is (layout == "npu8")
 
     def test_what_swift_dies_of_is_an_error(self) -> None:
         done = self.run("--quick", "--json", "--", "--loss_type", "fipo", LAYOUT="cpu", DEEPEYES_JUDGE="rule")
