@@ -9,6 +9,8 @@ from deepeyes.markers import forges_markers
 from deepeyes.settings import Rules, Scoring
 from deepeyes.verdicts import MAX_ANSWER_CHARS, Verdict
 
+GLM_BOX = re.compile(r"<\|(?:begin|end)_of_box\|>")  # GLM-4.xV puts its answers between these two tokens
+
 
 @dataclass(frozen=True)
 class Trajectory:
@@ -121,7 +123,7 @@ def read_visual(trajectory: Trajectory, rules: Rules) -> Reading:
     well_formed = sum(turn.count("<think>") - turn.count("</think>") for turn in turns) == 0
     well_formed &= all(is_balanced(turn, tag) for turn in turns for tag in ("answer", "tool_call"))
     answers = blocks(outside_think(turns[-1]), "answer", innermost=True) if turns else []
-    return _settle(answers[-1].strip() if answers else None, well_formed, trajectory, rules)
+    return _settle(GLM_BOX.sub("", answers[-1]).strip() if answers else None, well_formed, trajectory, rules)
 
 
 def read_math(trajectory: Trajectory, rules: Rules) -> Reading:

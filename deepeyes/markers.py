@@ -21,5 +21,5 @@ def forges_markers(answer: str) -> bool:
 
 def inert(text: str) -> str:
     """Returns the start of a text that the model wrote, without tags, tokens, control characters or surrogates."""
-    text = text[: 2 * MAX_LABEL_CHARS].encode("utf-8", "replace").decode("utf-8")
+    text = " ".join(text[: 2 * MAX_LABEL_CHARS].encode("utf-8", "replace").decode("utf-8").split())
     return "".join(char for char in text if char.isprintable() and char not in "<>|")[:MAX_LABEL_CHARS]

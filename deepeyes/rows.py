@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from deepeyes.markers import MEDIA_TAG
 from deepeyes.prompts import DEFAULT_INSTRUCTION
-from deepeyes.settings import OFFICIAL_SOURCES, Scoring, Settings
+from deepeyes.settings import OFFICIAL_SOURCES, TOOL_NAME, Scoring, Settings
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -31,10 +31,24 @@ def instruction_of(row: Mapping[str, Any], prompt: Any) -> str:
     return MEDIA_TAG.sub("< ", instruction)
 
 
-def has_tool(row: Mapping[str, Any], settings: Settings) -> bool:
-    """Tells whether a dataset row comes with the zoom tool: not with an empty `env_name`, nor a math source."""
+def has_tool(row: Mapping[str, Any], settings: Settings, prompt: str | None = None) -> bool:
+    """Tells whether a dataset row comes with the zoom tool: not with an empty `env_name`, nor a math source.
+
+    Args:
+        row: Dataset columns, as far as they came with the request.
+        settings: They name further sources and their scoring.
+        prompt: All that the model was told before its first turn. Where no columns came along, the row has the tool
+            if this names it.
+    """
+    if prompt is not None and not has_columns(row):
+        return TOOL_NAME in prompt
     scorings = {**OFFICIAL_SOURCES, **dict(settings.sources)}
     return scorings.get(str(row.get("data_source"))) is not Scoring.MATH and row.get("env_name") != ""
+
+
+def has_columns(row: Mapping[str, Any]) -> bool:
+    """Tells whether the columns that say how a row is played came with its request."""
+    return "data_source" in row or "env_name" in row
 
 
 def _extra_info(row: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -9,12 +9,12 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
-from deepeyes.calls import ZOOM_ERRORS, ZoomRefusedError, next_call, parse_call
+from deepeyes.calls import ZoomRefusedError, next_call, parse_call
 from deepeyes.markers import inert
 from deepeyes.rows import has_tool, instruction_of
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from PIL import Image
 
@@ -54,7 +54,7 @@ class Progress:
 
     Attributes:
         views: A view an image of the row, None for one that can't be read; None before they are made.
-        turns: Text of every assistant turn, as the model wrote it.
+        turns: Text of every assistant turn, as the model wrote it, after the prefix of its template.
         zooms: A dict a tool call, see `Observation.zoom`.
         masked: Places of tokens in the last turn that carry no loss.
         prepared: The observation of the last turn, where it was made ahead of its use.
@@ -66,21 +66,34 @@ class Progress:
     masked: list[int] = field(default_factory=list)
     prepared: Observation | None = None
 
-    @property
-    def view(self) -> View | None:
-        """The view that boxes refer to: of the first image."""
-        return self.views[0] if self.views else None
+    def __getstate__(self) -> dict[str, Any]:
+        """Leaves images behind when it is pickled: a trainer sends its requests to its other processes every turn."""
+        return {**self.__dict__, "views": None, "prepared": None}
 
     def infos(self) -> dict[str, Any]:
         """Returns the part of `rollout_infos` that holds no images."""
+        sizes = [list(view.image.size) if view else None for view in self.views or []]
         delivered = Counter(zoom["error"] is None for zoom in self.zooms)
         return {
             "num_zooms": delivered[True],
             "num_zoom_errors": delivered[False],
             "zooms": list(self.zooms),
             "turns": list(self.turns),
-            "view_size": list(self.view.image.size) if self.view else None,
+            "view_size": sizes[0] if sizes else None,
+            "view_sizes": sizes,
         }
+
+
+def with_prefix(turn: str, prefix: str) -> str:
+    """Returns a turn with what the template wrote in its place before it began, e.g. `<think>`.
+
+    An engine may give it back or leave it out; a turn is read the same either way.
+
+    Args:
+        turn: Text of the turn as an engine gave it.
+        prefix: The template's response prefix for the request; may be empty.
+    """
+    return turn if turn.lstrip().startswith(prefix.strip()) else prefix + turn
 
 
 class ZoomTool:
@@ -91,9 +104,15 @@ class ZoomTool:
         self._processor = processor
         self._settings = settings
 
-    def is_over(self, turn: str, row: Mapping[str, Any]) -> bool:
-        """Tells whether a trajectory ends with a turn: the row has no tool, or the turn ends with no call of it."""
-        return not has_tool(row, self._settings) or next_call(turn, self._settings.rules) is None
+    def is_over(self, turn: str, row: Mapping[str, Any], prompt: str | None = None) -> bool:
+        """Tells whether a trajectory ends with a turn: the row has no tool, or the turn ends with no call of it.
+
+        Args:
+            turn: Text of the turn.
+            row: Columns of the dataset row, as far as they came along.
+            prompt: All that the model was told before its first turn; it decides where no columns came along.
+        """
+        return not has_tool(row, self._settings, prompt) or next_call(turn, self._settings.rules) is None
 
     def observe(
         self,
@@ -117,17 +136,25 @@ class ZoomTool:
             "bbox_2d": None,
             "box": None,
             "label": None,
+            "image": 0,
             "error": None,
         }
         text = next_call(progress.turns[-1], self._settings.rules) or ""
+        views = progress.views or [None]
         try:
             call = parse_call(text, self._settings.rules)
-            zoom.update(bbox_2d=list(call.bbox_2d), label=call.label)
-            box, crop = self._processor.zoom(progress.view, call, chat_template_kwargs)
+            zoom.update(bbox_2d=list(call.bbox_2d), label=call.label, image=call.image)
+            box, crop = self._processor.zoom(_chosen(views, call), call, chat_template_kwargs)
         except ZoomRefusedError as error:
             if zoom["bbox_2d"] is None:
                 zoom["bbox_2d"] = inert(text)
             zoom["error"] = error.code
-            return Observation(ZOOM_ERRORS[error.code], None, zoom)
+            return Observation(error.text, None, zoom)
         zoom["box"] = list(box)
         return Observation(f"<tool_response><image>{instruction_of(row, prompt)}</tool_response>", crop, zoom)
+
+
+def _chosen(views: Sequence[View | None], call: ToolCall) -> View | None:
+    if call.image >= len(views):
+        raise ZoomRefusedError("no_such_image")
+    return views[call.image]

@@ -17,7 +17,15 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 ROOT = Path(__file__).resolve().parent.parent
-COMMON = ("torch==2.11.0", "torchvision==0.26.0", "math-verify", "msgspec")
+COMMON = (
+    "torch==2.11.0",
+    "torchvision==0.26.0",
+    "math-verify",
+    "msgspec",
+    "pydantic-settings",
+    "cachetools",
+    "json-repair",
+)
 VERSIONS = {
     "3.7.3": ("ms-swift==3.7.3", "transformers<4.57", "trl<0.21", "qwen-vl-utils==0.0.11", "setuptools<80"),
     "3.12.6": ("ms-swift==3.12.6", "transformers<4.58", "qwen-vl-utils==0.0.14", "setuptools<80"),

@@ -57,7 +57,7 @@ class TestTrajectory:
         zoom, refused = infos.pop("zooms")
         assert infos == {"num_zooms": 1, "num_zoom_errors": 1, "num_turns": 3}
         box = [28, 56, 300, 200]
-        assert zoom == {"turn": 1, "bbox_2d": box, "box": box, "label": "mug", "error": None}
+        assert zoom == {"turn": 1, "bbox_2d": box, "box": box, "label": "mug", "image": 0, "error": None}
         assert (refused["turn"], refused["box"], refused["error"]) == (2, None, "bad_box")
 
     def test_rewards_are_those_of_a_right_answer_after_a_zoom(

@@ -196,7 +196,7 @@ class TestServer:
         assert infos["turns"] == [ZOOM, ANSWER]
         assert (infos["num_turns"], infos["num_zooms"], infos["num_zoom_errors"]) == (2, 1, 0)
         box = [28, 56, 140, 168]
-        assert infos["zooms"] == [{"turn": 1, "bbox_2d": box, "box": box, "label": "mug", "error": None}]
+        assert infos["zooms"] == [{"turn": 1, "bbox_2d": box, "box": box, "label": "mug", "image": 0, "error": None}]
         assert sample.messages[3] == {"role": "user", "content": f"<tool_response><image>{INSTRUCTION}</tool_response>"}
         view = Image.open(io.BytesIO(picture()))
         crop = Image.open(io.BytesIO(base64.b64decode(sample.images[1].split(",")[1])))

@@ -24,11 +24,13 @@ from swift.rollout.agent_loop import run_multi_turn
 from swift_fakes import INSTRUCTION, Engine, call, jpeg, load_template, request
 
 import deepeyes_plugin as plugin
-from deepeyes.calls import ZOOM_ERRORS
+from deepeyes.boxes import FRAMES
+from deepeyes.calls import ZOOM_ERRORS, ZoomRefusedError
 from deepeyes.images.encoding import image_bytes
 from deepeyes.log import logger
 from deepeyes.prompts import DEFAULT_INSTRUCTION
 from deepeyes.rows import has_tool, instruction_of
+from deepeyes.settings import Coordinates, Settings
 from deepeyes_plugin import DeepEyesScheduler
 
 if TYPE_CHECKING:
@@ -105,10 +107,18 @@ class TestTrajectory:
             "num_zooms": 1,
             "num_zoom_errors": 0,
             "zooms": [
-                {"turn": 1, "bbox_2d": [28, 56, 300, 200], "box": [28, 56, 300, 200], "label": None, "error": None}
+                {
+                    "turn": 1,
+                    "bbox_2d": [28, 56, 300, 200],
+                    "box": [28, 56, 300, 200],
+                    "label": None,
+                    "image": 0,
+                    "error": None,
+                }
             ],
             "turns": turns,
             "view_size": [420, 336],
+            "view_sizes": [[420, 336]],
         }
         view = lab.engine.prompts[0]["images"][0]
         assert decoded(crop).tobytes() == view.crop((28, 56, 300, 200)).tobytes()
@@ -124,7 +134,7 @@ class TestTrajectory:
 
     def test_refused_call_tells_the_model_why_and_counts(self, lab: Lab, picture: str) -> None:
         (output,) = lab.run([request(picture)], [call(300, 50, 100, 250), ANSWER])
-        assert users(output)[1:] == [ZOOM_ERRORS["empty_box"]]
+        assert users(output)[1:] == [ZoomRefusedError("empty_box", FRAMES[Coordinates.PIXEL]).text]
         infos = output.rollout_infos
         assert (infos["num_zooms"], infos["num_zoom_errors"], len(infos["images"])) == (0, 1, 1)
         assert infos["zooms"][0]["error"] == "empty_box"
@@ -430,4 +440,5 @@ class TestHasTool:
         ],
     )
     def test_row_decides(self, row: dict[str, Any], expected: bool) -> None:  # noqa: FBT001
-        assert has_tool(row) is expected
+        assert has_tool(row, Settings(), "") is (expected and bool(row))
+        assert has_tool(row, Settings()) is expected

@@ -56,7 +56,8 @@ def content_key(source: Any) -> str:
     if isinstance(source, dict):
         source = source.get("bytes") or source.get("path")
     if isinstance(source, Image.Image):
-        source = f"{source.mode} {source.size}".encode() + source.tobytes()
+        looks = (source.mode, source.size, source.getpalette("RGBA"), source.info.get("transparency"))
+        source = repr(looks).encode() + source.tobytes()
     if isinstance(source, str):
         with contextlib.suppress(OSError, ValueError):
             status = os.stat(source)  # noqa: PTH116 - a base64 text is too long for a Path

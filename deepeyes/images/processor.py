@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from PIL import Image
 
-from deepeyes.boxes import Box, fit_box
+from deepeyes.boxes import TOKEN_SIDE, Box, fit_box
 from deepeyes.calls import ToolCall, ZoomRefusedError
 from deepeyes.errors import SettingsError
 from deepeyes.images.encoding import content_key, image_bytes, is_url, to_data_uri
@@ -58,6 +58,43 @@ def _nbytes(image: Image.Image) -> int:
     return 4 * image.width * image.height  # Pillow keeps RGB in four bytes a pixel
 
 
+def frame_of(template: Any, model_type: str, settings: Settings) -> Coordinates:
+    """Returns the frame in which a model writes boxes: what the settings say, else swift's `norm_bbox`.
+
+    Args:
+        template: swift's template of the model; None where this version of swift does not hand it out.
+        model_type: Then swift's name of the family decides; an empty one stands for ms-swift 3.7, which tells nothing
+            and knows of this project's families only Qwen2.5-VL.
+        settings: Their `coordinates` go before all else.
+
+    Raises:
+        SettingsError: None of these says it.
+
+    Source: `Template.norm_bbox` of swift's `template/base.py`, which `--norm_bbox` sets.
+    """
+    if settings.coordinates is not Coordinates.AUTO:
+        return settings.coordinates
+    stated = getattr(template, "norm_bbox", None)
+    if template is None:
+        pixels = not model_type or re.match(r"qwen2_5_vl|mimo_vl", model_type)
+        stated = "none" if pixels else "norm1000" if re.match(r"qwen2_vl|qwen3|qvq", model_type) else None
+    if stated not in ("none", "norm1000"):
+        name = model_type if template is None else type(template).__name__
+        raise SettingsError(
+            f"DEEPEYES_COORDINATES='auto': not known for {name} (norm_bbox {stated!r}); set it to 'pixel' or 'norm1000'"
+        )
+    return Coordinates.PIXEL if stated == "none" else Coordinates.NORM1000
+
+
+def token_side(template: Any, model_type: str = "") -> int:
+    """Returns the side of the square that becomes one image token, in pixels: 28, or 32 with patch 16."""
+    if template is None:
+        return 32 if model_type.startswith("qwen3") else TOKEN_SIDE
+    processor = getattr(getattr(template, "processor", None), "image_processor", None)
+    patch, merge = getattr(processor, "patch_size", None), getattr(processor, "merge_size", None)
+    return patch * merge if isinstance(patch, int) and isinstance(merge, int) else TOKEN_SIDE
+
+
 class ImageProcessor:
     """Makes views with the functions of swift's template, and crops from them."""
 
@@ -76,22 +113,8 @@ class ImageProcessor:
         self.settings = settings
         self.store = ImageStore()
         self._model_type = str(getattr(getattr(tokenizer, "model_meta", None), "model_type", "") or "")
-        self.coordinates = self._find_coordinates()
-
-    def _find_coordinates(self) -> Coordinates:
-        if self.settings.coordinates is not Coordinates.AUTO:
-            return self.settings.coordinates
-        version = str(getattr(self.template, "version", "") or self._model_type)
-        if re.match(r"(omni_)?v3|qwen3", version):
-            return Coordinates.NORM1000
-        if re.match(r"(omni_)?v2|qwen2", version) or (
-            self.template is None and not version
-        ):  # ms-swift 3.7 tells nothing
-            return Coordinates.PIXEL
-        raise SettingsError(
-            f"DEEPEYES_COORDINATES='auto': not known for {type(self.template).__name__} ({version or 'no version'}); "
-            "set it to 'pixel' or 'norm1000'"
-        )
+        self.coordinates = frame_of(template, self._model_type, settings)
+        self.token = token_side(template, self._model_type)
 
     def view(
         self, source: Any, chat_template_kwargs: dict[str, Any] | None = None, pool: ThreadPoolExecutor | None = None
@@ -166,7 +189,7 @@ class ImageProcessor:
         if view is None:
             raise ZoomRefusedError("bad_image")
         width, height = view.image.size
-        box = fit_box(call.bbox_2d, width, height, self.coordinates, self.settings.rules)
+        box = fit_box(call.bbox_2d, (width, height), self.coordinates, self.settings.rules, self.token)
         if view.encoded is None:
             return box, view.image.crop(box)
         original = self.store.get(f"original {view.key}", lambda: self._load_original(view.encoded)).result()
