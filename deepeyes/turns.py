@@ -20,17 +20,16 @@ if TYPE_CHECKING:
 
     from deepeyes.boxes import Box
     from deepeyes.calls import ToolCall
-    from deepeyes.images.processor import View
     from deepeyes.settings import Settings
 
 
 class Zooming(Protocol):
-    """What cuts a crop: `deepeyes.images.processor.ImageProcessor`."""
+    """What cuts a crop: `deepeyes.images.processor.ImageProcessor`, or `deepeyes.playing.pictures.Viewer`."""
 
     def zoom(
-        self, view: View | None, call: ToolCall, chat_template_kwargs: dict[str, Any] | None = None
+        self, view: Any, call: ToolCall, chat_template_kwargs: dict[str, Any] | None = None
     ) -> tuple[Box, Image.Image]:
-        """Returns the box in pixels of the view, and the crop; raises `ZoomRefusedError`."""
+        """Returns the box in pixels of the view, and the crop; raises `ZoomRefusedError`. A view has a `size`."""
 
 
 @dataclass(frozen=True)
@@ -53,14 +52,14 @@ class Progress:
     """What is remembered of a trajectory while it plays.
 
     Attributes:
-        views: A view an image of the row, None for one that can't be read; None before they are made.
+        views: What `Zooming.zoom` takes, one an image; None for an image that can't be read, and before they are made.
         turns: Text of every assistant turn, as the model wrote it, after the prefix of its template.
         zooms: A dict a tool call, see `Observation.zoom`.
         masked: Places of tokens in the last turn that carry no loss.
         prepared: The observation of the last turn, where it was made ahead of its use.
     """
 
-    views: list[View | None] | None = None
+    views: Sequence[Any] | None = None
     turns: list[str] = field(default_factory=list)
     zooms: list[dict[str, Any]] = field(default_factory=list)
     masked: list[int] = field(default_factory=list)
@@ -72,7 +71,7 @@ class Progress:
 
     def infos(self) -> dict[str, Any]:
         """Returns the part of `rollout_infos` that holds no images."""
-        sizes = [list(view.image.size) if view else None for view in self.views or []]
+        sizes = [list(view.size) if view else None for view in self.views or []]
         delivered = Counter(zoom["error"] is None for zoom in self.zooms)
         return {
             "num_zooms": delivered[True],
@@ -154,7 +153,7 @@ class ZoomTool:
         return Observation(f"<tool_response><image>{instruction_of(row, prompt)}</tool_response>", crop, zoom)
 
 
-def _chosen(views: Sequence[View | None], call: ToolCall) -> View | None:
+def _chosen(views: Sequence[Any], call: ToolCall) -> Any:
     if call.image >= len(views):
         raise ZoomRefusedError("no_such_image")
     return views[call.image]

@@ -11,11 +11,6 @@ from typing import Any
 
 from PIL import Image
 
-try:  # ms-swift 4
-    from swift.template import vision_utils
-except ImportError:  # ms-swift 3
-    from swift.llm.template import vision_utils
-
 
 def image_bytes(source: Any) -> bytes:
     """Returns an image in encoded form.
@@ -27,7 +22,11 @@ def image_bytes(source: Any) -> bytes:
         source = source.get("bytes") or source.get("path")
     if isinstance(source, Image.Image):
         return base64.b64decode(to_data_uri(source.convert("RGB")).partition(",")[2])
-    return bytes(vision_utils.load_file(source).getvalue())
+    try:  # swift is heavy, and those who only encode don't need it
+        from swift.template.vision_utils import load_file  # noqa: PLC0415 - ms-swift 4
+    except ImportError:
+        from swift.llm.template.vision_utils import load_file  # noqa: PLC0415 - ms-swift 3
+    return bytes(load_file(source).getvalue())
 
 
 def to_data_uri(image: Image.Image) -> str:

@@ -48,6 +48,11 @@ class View:
     encoded: bytes | None
 
     @property
+    def size(self) -> tuple[int, int]:
+        """Width and height in pixels."""
+        return self.image.size
+
+    @property
     def nbytes(self) -> int:
         """Memory that it takes, in bytes."""
         decoded = [self.image] if self.feed is self.image else [self.image, self.feed]
