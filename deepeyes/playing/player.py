@@ -44,8 +44,9 @@ class Start:
     Attributes:
         messages: Turns with text content; the last is the user turn that asks the question. An `<image>` in a user
             turn stands for the next picture.
-        row: Columns that say whether there is a tool and which instruction follows a crop; see `deepeyes.rows`.
-        pictures: One for each `<image>`; boxes refer to the first.
+        row: Columns that say whether there is a tool and which instruction follows a crop; see `deepeyes.rows`. Where
+            it is empty, there is a tool if a message names it.
+        pictures: One for each `<image>`.
         options: See `Model.reply`.
     """
 
@@ -134,6 +135,7 @@ class Player:
         progress.views = list(start.pictures)
         messages = [dict(message) for message in start.messages]
         prompt = next((turn["content"] for turn in reversed(messages) if turn["role"] == "user"), None)
+        told = "\n".join(str(turn["content"]) for turn in messages)
         images = [picture.uri for picture in start.pictures]
         for turn in range(1, self._max_turns + 1):
             try:
@@ -146,7 +148,7 @@ class Player:
             reply = replace(reply, text=reply.text.encode("utf-8", "replace").decode("utf-8"))
             progress.turns.append(reply.text)
             over = reply.finish_reason == "length" or turn == self._max_turns
-            if over or self._tool.is_over(reply.text, start.row):
+            if over or self._tool.is_over(reply.text, start.row, told):
                 yield Step(reply)
                 return
             observation = await asyncio.to_thread(self._tool.observe, progress, start.row, prompt)
