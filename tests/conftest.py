@@ -21,7 +21,7 @@ with socket.create_server(("127.0.0.1", 0)) as _probe:
     os.environ["MASTER_PORT"] = str(_probe.getsockname()[1])
 
 LONGEST_FIRST = (
-    "test_demo_learns",
+    "test_learns",
     "test_rollout_real",
     "test_client_real",
     "test_contract",

@@ -4,12 +4,14 @@ import os
 import sys
 
 from deepeyes.demo import stages
-from deepeyes.demo.cli import ENVIRONMENT, QUIET, end_on_signals, main
+from deepeyes.demo.cache import cache_directory
+from deepeyes.demo.cli import QUIET, end_on_signals, main
+from deepeyes.demo.plan import ENVIRONMENT
 
 if __name__ == "__main__":
     if os.environ.get("GLIBC_TUNABLES") is None:  # read by the C library at start only, and so is the plugin's setting
         environment = stages.child_environment(os.environ, **ENVIRONMENT)
-        environment |= {"DEEPEYES_CACHE": str(stages.cache_directory(os.environ)), **QUIET}
+        environment |= {"DEEPEYES_CACHE": str(cache_directory(os.environ)), **QUIET}
         command = [sys.executable, "-m", "deepeyes.demo", *sys.argv[1:]]
         os.execve(sys.executable, command, environment)  # noqa: S606 - the same program again
     end_on_signals()

@@ -1,6 +1,6 @@
 """Held-out evaluation for the demo: the plugin's own scheduler and scores over swift's transformers engine.
 
-The settings of the plugin are read at import, so whoever imports this module sets the environment first.
+The plugin reads its settings when it is loaded, so whoever makes an `Evaluator` sets the environment first.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ import argparse
 import copy
 import io
 import json
+import os
 from dataclasses import asdict, dataclass
 from enum import Enum
 from pathlib import Path
@@ -18,11 +19,13 @@ import torch
 from PIL import Image
 from swift.infer_engine import RequestConfig, TransformersEngine
 from swift.infer_engine.protocol import RolloutInferRequest, RolloutOutput
-from swift.rollout import invoke_async_hook, run_multi_turn
+from swift.rollout import invoke_async_hook, multi_turns, run_multi_turn
+from swift.utils import import_external_file
 
-import deepeyes_plugin as plugin
 from deepeyes.demo import sampling as demo_sampling  # noqa: F401 - for its effect
 from deepeyes.demo import task
+from deepeyes.demo.cache import PLUGIN
+from deepeyes.environment import read_settings
 from deepeyes.images.encoding import image_bytes
 from deepeyes.judging.judge import judge_of_process
 from deepeyes.scoring import score_batch
@@ -78,6 +81,7 @@ class Evaluator:
             progress: Told how many of how many turns are written, after each batch.
         """
         self._progress = progress
+        import_external_file(str(PLUGIN))  # as `--external_plugins` does: the scheduler is in swift's registry after it
         self._engine = TransformersEngine(
             str(checkpoint),
             model_type="qwen2_5_vl",
@@ -101,7 +105,9 @@ class Evaluator:
         """
         torch.manual_seed(seed)
         template = self._engine.template
-        scheduler = plugin.DeepEyesScheduler(max_turns=MAX_TURNS, template=template, tokenizer=template.tokenizer)
+        scheduler = multi_turns["deepeyes_scheduler"](
+            max_turns=MAX_TURNS, template=template, tokenizer=template.tokenizer
+        )
         requests = [_request(row, begun_with) for row in rows]
         invoke_async_hook(scheduler.on_trajectory_start(requests))
         outputs: list[RolloutOutput] = run_multi_turn(
@@ -171,9 +177,8 @@ def outcome_of(
     columns["messages"] = [output.messages for output in outputs]
     columns["rollout_infos"] = [output.rollout_infos for output in outputs]
     completions = [output.response.choices[0].message.content for output in outputs]
-    scores = [
-        scored.score for scored in score_batch(completions, columns, plugin.SETTINGS, judge_of_process(plugin.SETTINGS))
-    ]
+    settings = read_settings(os.environ)
+    scores = [scored.score for scored in score_batch(completions, columns, settings, judge_of_process(settings))]
     infos = [output.rollout_infos for output in outputs]
     zoomed = [bool(info["num_zooms"]) for info in infos]
     hits = [

@@ -1,33 +1,23 @@
-"""What the demo needs around its stages: a cache, the child processes of swift, progress lines."""
+"""Runs swift's commands for the demo: their words, their environment, and the process in which they run."""
 
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
-import math
 import os
 import select
-import shutil
 import signal
 import subprocess
 import sys
-from importlib.metadata import version
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from deepeyes.demo.cache import PLUGIN, ROOT
+from deepeyes.demo.logs import Lines
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
+    from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[2]
-PLUGIN = ROOT / "deepeyes_plugin.py"
-PLUGIN_FILES = (
-    PLUGIN.name,
-    *sorted(str(path.relative_to(ROOT / "deepeyes")) for path in (ROOT / "deepeyes").glob("*.py")),
-    *sorted(str(path.relative_to(ROOT / "deepeyes")) for path in (ROOT / "deepeyes").glob("[ij]*/*.py")),
-)
-"""The plugin and the parts of the package that it stands on."""
-TINY_MODEL_FILES = tuple(f"tiny_model/{path.name}" for path in sorted((ROOT / "deepeyes" / "tiny_model").glob("*.py")))
 POLL_SECONDS = 0.3
 KILL_AFTER_SECONDS = 5.0
 """How long a stage may take to end on SIGTERM."""
@@ -40,10 +30,6 @@ MALLOC = ":".join(
     for name in ("hugetlb=1", "mmap_max=0", "arena_max=1", "trim_threshold=17179869184", "top_pad=268435456")
 )
 """Keeps freed memory, in huge pages, for the next step: a third of the time went into faulting in fresh logits."""
-PACKAGES = ("ms-swift", "torch", "transformers", "trl", "qwen-vl-utils", "pillow", "numpy")
-"""Their versions are a part of what made a stage."""
-Z95 = 1.959964
-"""Two-sided 95 % quantile of the normal distribution."""
 MODEL_ARGUMENTS = ("--model_type", "qwen2_5_vl", "--template", "qwen2_5_vl", "--torch_dtype", "float32")
 TRAINING_ARGUMENTS = (
     *("--tuner_type", "full", "--attn_impl", "sdpa", "--gradient_checkpointing", "false"),
@@ -58,13 +44,6 @@ TRAINING_ARGUMENTS = (
 
 class DemoError(RuntimeError):
     """What the user is told in one line."""
-
-
-def cache_directory(env: Mapping[str, str]) -> Path:
-    """Find the cache: `DEEPEYES_CACHE`, or a folder in the user's cache."""
-    if named := env.get("DEEPEYES_CACHE"):
-        return Path(named).expanduser().resolve()
-    return Path(env.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "deepeyes-swift"
 
 
 def child_environment(env: Mapping[str, str], **settings: str) -> dict[str, str]:
@@ -82,50 +61,6 @@ def child_environment(env: Mapping[str, str], **settings: str) -> dict[str, str]
         GLIBC_TUNABLES=MALLOC,
     )
     return own | {"DEEPEYES_JUDGE": "rule", "LOG_LEVEL": "INFO"} | settings
-
-
-def source_hash(*files: str) -> str:
-    """Hash source files, by their paths in the package or, for the plugin, beside it."""
-    digest = hashlib.sha256()
-    for name in files:
-        digest.update((PLUGIN if name == PLUGIN.name else ROOT / "deepeyes" / name).read_bytes())
-    return digest.hexdigest()
-
-
-class Cache:
-    """Results of stages, each in a folder whose name says what made it."""
-
-    def __init__(self, directory: Path, tell: Callable[[str], None]) -> None:
-        """Open a cache.
-
-        Args:
-            directory: Where; made when a stage first writes.
-            tell: Told what is reused.
-        """
-        self.directory = directory
-        self._tell = tell
-
-    def stage(self, name: str, made_by: object, make: Callable[[Path], None]) -> Path:
-        """Give the folder of a stage, making it if nothing like it was made before.
-
-        Args:
-            name: Name of the stage.
-            made_by: All that the result follows from; anything that JSON can hold.
-            make: Fills a new folder. When it fails, the folder is kept apart, for its logs, and is never reused.
-        """
-        versions = [version(package) for package in PACKAGES]
-        threads = os.environ.get("OMP_NUM_THREADS") or len(os.sched_getaffinity(0))  # they round sums differently
-        key = hashlib.sha256(json.dumps([name, made_by, versions, threads], sort_keys=True).encode()).hexdigest()[:12]
-        folder = self.directory / f"{name}-{key}"
-        if folder.is_dir():
-            self._tell(f"reused from {folder}")
-            return folder
-        working = self.directory / f"{name}-{key}.unfinished"
-        shutil.rmtree(working, ignore_errors=True)
-        working.mkdir(parents=True)
-        make(working)
-        working.rename(folder)
-        return folder
 
 
 class Worker:
@@ -182,7 +117,7 @@ class Worker:
         """
         words = [*words, "--output_dir", str(folder)]
         (folder / "command.json").write_text(json.dumps(["python", "-m", module, *words], indent=1), encoding="utf-8")
-        log, lines = folder / "stage.log", _Lines(folder / "logging.jsonl")
+        log, lines = folder / "stage.log", Lines(folder / "logging.jsonl")
         stage = {"module": module, "words": words, "settings": settings, "log": str(log)}
 
         def tell() -> None:
@@ -221,65 +156,6 @@ def _end_group(process: subprocess.Popen[bytes]) -> None:
             os.killpg(process.pid, number)
         with contextlib.suppress(subprocess.TimeoutExpired):
             process.wait(KILL_AFTER_SECONDS)
-
-
-class _Lines:
-    """Reads the complete lines that a JSONL file gains."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._offset = 0
-
-    def new(self) -> list[dict[str, Any]]:
-        if not self._path.is_file():
-            return []
-        with self._path.open("rb") as file:
-            file.seek(self._offset)
-            text = file.read()
-        complete = text[: text.rfind(b"\n") + 1]
-        self._offset += len(complete)
-        return [json.loads(line) for line in complete.splitlines()]
-
-
-def interval(share: float, count: int) -> tuple[float, float]:
-    """Give the 95 % Wilson score interval of a share.
-
-    Args:
-        share: Observed share, 0 to 1.
-        count: Number of observations, at least 1.
-
-    Returns:
-        The lower and the upper bound.
-    """
-    square = Z95 * Z95 / count
-    centre = (share + square / 2) / (1 + square)
-    half = Z95 * math.sqrt(share * (1 - share) / count + square / count / 4) / (1 + square)
-    return max(0.0, centre - half), min(1.0, centre + half)
-
-
-def read_steps(folder: Path) -> list[dict[str, Any]]:
-    """Read the steps of a GRPO run from swift's `logging.jsonl`."""
-    return [line for line in _Lines(folder / "logging.jsonl").new() if "reward" in line]
-
-
-def summary_of(step: Mapping[str, Any]) -> dict[str, float]:
-    """Give the figures of a step under our own names."""
-    return {
-        "reward": step["rewards/DeepEyesReward/mean"],
-        "accuracy": step["rewards/DeepEyesAccuracy/mean"],
-        "format": step["rewards/DeepEyesFormat/mean"],
-        "tool": step["rewards/DeepEyesTool/mean"],
-        "turns": step["num_turns"],
-    }
-
-
-def read_tool_use(trace: Path) -> list[float]:
-    """Read the share of trajectories that zoomed, a number a step, from the trace of a run that wrote all of them."""
-    zoomed: dict[int, list[bool]] = {}
-    for file in trace.glob("trajectories-*.jsonl"):
-        for line in _Lines(file).new():
-            zoomed.setdefault(line["step"], []).append(line["num_zooms"] > 0)
-    return [sum(zoomed[step]) / len(zoomed[step]) for step in sorted(zoomed)]
 
 
 def grpo_words(*, steps: int, batch: int, generations: int) -> list[str]:

@@ -1,0 +1,75 @@
+"""The demo's verdict: a run counts as learned only where the numbers show it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from deepeyes.demo.verdict import Best, best_on_the_way, interval, judge
+
+
+def outcome(**figures: float) -> dict[str, Any]:
+    return {"questions": 256, "tool_use": 0.95, "hits": 0.95, "accuracy": 0.9, "reward": 1.8, **figures}
+
+
+BEFORE = outcome(tool_use=0.4, hits=0.5, accuracy=0.3, reward=0.6)
+AFTER = {"TRUE_CROP": outcome(), "BLANK_CROP": outcome(accuracy=0.12), "NO_TOOL": outcome(accuracy=0.12)}
+ON_THE_WAY = [0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.9, 0.9, 0.9, 0.9]
+
+
+class TestVerdict:
+    """Every figure is asked for."""
+
+    def test_rise_that_needs_the_crop_is_learned(self) -> None:
+        verdict = judge(BEFORE, AFTER, 0.16, ON_THE_WAY)
+        assert verdict.learned
+        assert str(verdict).startswith("LEARNED on 256 held-out pictures: tool use 0.40 [0.34, 0.46] -> 0.95")
+        assert "\n" not in str(verdict)
+
+    @pytest.mark.parametrize(
+        ("mode", "figures", "lack"),
+        [
+            ("TRUE_CROP", {"tool_use": 0.42}, "tool use did not rise: 0.40 [0.34, 0.46] before, 0.42"),
+            ("TRUE_CROP", {"hits": 0.6}, "the share of zooms to the right place did not rise"),
+            ("TRUE_CROP", {"accuracy": 0.79}, "accuracy is 0.79, and 0.8 is wanted"),
+            ("BLANK_CROP", {"accuracy": 0.88}, "accuracy with the crop blanked is 0.88"),
+            ("BLANK_CROP", {"accuracy": 0.25}, "accuracy with the crop blanked is 0.25"),
+            ("NO_TOOL", {"accuracy": 0.88}, "accuracy with the tool off is 0.88"),
+        ],
+    )
+    def test_one_thing_less_is_not_and_is_named(self, mode: str, figures: dict[str, float], lack: str) -> None:
+        verdict = judge(BEFORE, {**AFTER, mode: outcome(**figures)}, 0.16, ())
+        (said,) = verdict.lacks
+        assert said.startswith(lack)
+        assert str(verdict).startswith("NOT LEARNED on 256")
+        assert str(verdict).endswith(said)
+
+    @pytest.mark.parametrize(("hits", "learned"), [(0.6, True), (0.4, False)])
+    def test_a_rise_is_not_enough_while_most_zooms_go_elsewhere(self, hits: float, learned: bool) -> None:  # noqa: FBT001
+        before, after = {**BEFORE, "hits": 0.2}, {**AFTER, "TRUE_CROP": outcome(hits=hits)}
+        assert judge(before, after, 0.16, ()).learned is learned
+
+    def test_run_that_fell_apart_is_not_learned_and_says_after_which_step(self) -> None:
+        after = {**AFTER, "TRUE_CROP": outcome(accuracy=0.85)}
+        falling = [0.5, 0.8, 1.0, 1.0, 1.0, 1.0, 0.9, 0.8]
+        assert judge(BEFORE, after, 0.16, falling).lacks == (
+            "it fell apart after step 7: accuracy was 0.98 in steps 3 to 7",
+        )
+        assert judge(BEFORE, AFTER, 0.16, falling).learned  # 0.90 is within ten points
+
+    def test_interval_is_wilsons(self) -> None:
+        assert np.allclose(interval(0.5, 100), (0.4038, 0.5962), atol=1e-4)
+        assert np.allclose(interval(0.0, 100), (0.0, 0.0370), atol=1e-4)
+
+
+class TestBest:
+    """The best on the way is that of a window, so that one lucky step does not count."""
+
+    def test_it_is_a_mean_and_the_latest_of_equals(self) -> None:
+        assert best_on_the_way([0.0, 1.0, 0.0, 1.0, 0.0], window=2) == Best(0.5, 5)
+        assert best_on_the_way([0.0, 1.0, 1.0, 0.0], window=2) == Best(1.0, 3)
+
+    def test_too_few_steps_have_none(self) -> None:
+        assert best_on_the_way([1.0] * 4) is None
