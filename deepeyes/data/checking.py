@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import concurrent.futures
+import functools
 import hashlib
 import multiprocessing
 import signal
+import sys
 from collections import deque
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from deepeyes.data.findings import FileReport
+from deepeyes.data.answers import answer_kind, key_of
+from deepeyes.data.converting import convert_rows
+from deepeyes.data.findings import FileReport, source_of
+from deepeyes.dataset.loading import load
 from deepeyes.dataset.official import OFFICIAL
 from deepeyes.dataset.pictures import MIN_SIDE, ImageFacts, image_of, look
 from deepeyes.dataset.progress import row_bar
-from deepeyes.dataset.quoting import shorten
-from deepeyes.dataset.reading import is_prepared, open_parquet, read_rows
+from deepeyes.dataset.reading import count_rows, is_prepared, read_rows
+from deepeyes.dataset.remarks import Remark
 from deepeyes.dataset.rows import arrow_problem, row_notes, row_problems
 
 if TYPE_CHECKING:
@@ -22,6 +28,26 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 BATCHES_AHEAD = 4  # batches a worker has waiting, so that it never idles
+MAX_PIXELS = 602_112  # of a view; the default of deepeyes.sh
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How files are checked.
+
+    Attributes:
+        scoring_of: Raises an error that explains itself for an unknown data source.
+        workers: Processes that decode images.
+        max_pixels: The most pixels of a view.
+        fingerprints: Whether pictures will be compared with those of a benchmark.
+        convert: See `FileReport`.
+    """
+
+    scoring_of: Callable[[object], object]
+    workers: int = 1
+    max_pixels: int = MAX_PIXELS
+    fingerprints: bool = False
+    convert: Callable[[Any], dict[str, Any]] | None = None
 
 
 def make_pool(workers: int) -> concurrent.futures.Executor:
@@ -42,37 +68,33 @@ def sha256_of(path: Path) -> str:
     return digest.hexdigest()
 
 
-def check_file(
-    path: Path, pool: concurrent.futures.Executor, workers: int, scoring_of: Callable[[object], object]
-) -> FileReport:
+def check_file(path: Path, pool: concurrent.futures.Executor, plan: Plan) -> FileReport:
     """Checks every row of a file, with a progress bar on a terminal.
 
     Args:
-        path: A parquet or JSON-lines file.
+        path: A parquet or JSON file.
         pool: Where images are decoded.
-        workers: Processes in the pool.
-        scoring_of: See `row_problems`.
+        plan: How.
 
     Raises:
         DataFileError: The file can't be read, or lacks a column.
     """
-    report = FileReport(path)
-    total = open_parquet(path)[1] if path.suffix == ".parquet" else None
-    prepared = is_prepared(path)
-    official = None if prepared else OFFICIAL.get(path.name)
+    report = FileReport(path, plan.convert)
+    total = count_rows(path, any_columns=plan.convert is not None)
+    prepared = plan.convert is None and is_prepared(path)
+    official = None if prepared or plan.convert else OFFICIAL.get(path.name)
     size = path.stat().st_size
     sha256 = pool.submit(sha256_of, path) if official and size == official.size else None
     waiting: deque[concurrent.futures.Future[list[ImageFacts]]] = deque()
+    decode = functools.partial(look, fingerprints=plan.fingerprints)
     with row_bar(path.name[:24], total) as advance:
-        for rows in read_rows(path):
-            for row in rows:
-                _note_row(report, row, scoring_of)
-            waiting.append(pool.submit(look, [_image(row) for row in rows]))
-            if len(waiting) > BATCHES_AHEAD * workers:
-                _note_images(report, waiting.popleft().result())
+        for rows in convert_rows(read_rows(path), plan.convert):
+            waiting.append(pool.submit(decode, [_note_row(report, row, plan) for row in rows]))
+            if len(waiting) > BATCHES_AHEAD * plan.workers:
+                _note_images(report, waiting.popleft().result(), plan)
             advance(len(rows))
         for future in waiting:
-            _note_images(report, future.result())
+            _note_images(report, future.result(), plan)
     if prepared:
         report.snapshot = "written by --out"
     elif official:
@@ -85,28 +107,49 @@ def check_file(
     return report
 
 
-def _note_row(report: FileReport, row: Any, scoring_of: Callable[[object], object]) -> None:
-    problems = row_problems(row, scoring_of)
-    if not problems and report.path.suffix == ".jsonl" and (problem := arrow_problem(row)):
+def _note_row(report: FileReport, row: Any, plan: Plan) -> bytes | str | None:
+    """Notes all that can be told without the picture, and returns the picture."""
+    number = report.rows
+    report.rows += 1
+    if isinstance(row, dict):
+        loaded = load(row)
+        row = loaded.row
+        for remark in loaded.told:
+            report.notes.add(remark, number)
+        for remark in loaded.mended:
+            report.mended.add(remark, number)
+    problems = [row] if isinstance(row, Remark) else row_problems(row, plan.scoring_of)
+    if not problems and report.path.suffix != ".parquet" and (problem := arrow_problem(row)):
         problems = [problem]
     for problem in problems:
-        report.problems[problem].append(report.rows)
+        report.problems.add(problem, number)
     for note in row_notes(row):
-        report.notes[note].append(report.rows)
-    report.sources[str(shorten(row.get("data_source"))) if isinstance(row, dict) else "none"] += 1
-    report.rows += 1
-
-
-def _note_images(report: FileReport, facts: Iterable[ImageFacts]) -> None:
-    for row, fact in enumerate(facts, len(report.digests)):
-        if fact.problem:
-            report.problems[fact.problem].append(row)
-        elif fact.digest and min(fact.width, fact.height) < MIN_SIDE:
-            report.notes[f"a side of the image is under {MIN_SIDE} pixels; it is scaled up"].append(row)
-        report.digests.append(fact.digest)
-
-
-def _image(row: Any) -> bytes | str | None:
-    """Returns the one image of a row, if it has just one."""
+        report.notes.add(note, number)
+    reference, question = _text_of(row, "reward_model", "ground_truth"), _text_of(row, "extra_info", "question")
+    columns = report.columns
+    columns.sources.append(sys.intern(source_of(row)))
+    columns.questions.append(key_of(question))
+    columns.references.append(key_of(reference, loose=True))
+    columns.kinds.append(answer_kind(reference) if reference else "")
+    columns.lengths.append(len(reference))
     images = row.get("images") if isinstance(row, dict) else None
     return image_of(images[0]) if isinstance(images, list) and len(images) == 1 else None
+
+
+def _text_of(row: Any, column: str, key: str) -> str:
+    fields = row.get(column) if isinstance(row, dict) else None
+    value = fields.get(key) if isinstance(fields, dict) else None
+    return value if isinstance(value, str) else ""
+
+
+def _note_images(report: FileReport, facts: Iterable[ImageFacts], plan: Plan) -> None:
+    columns = report.columns
+    for fact in facts:
+        row = len(columns.digests)
+        if fact.problem:
+            report.problems.add(fact.problem, row)
+        elif fact.digest and min(fact.width, fact.height) < MIN_SIDE:
+            report.notes.add(Remark(f"a side of the image is under {MIN_SIDE} pixels; it is scaled up"), row)
+        columns.digests.append(fact.digest)
+        columns.fingerprints.append(fact.fingerprint)
+        columns.larger.append(fact.width * fact.height > plan.max_pixels)

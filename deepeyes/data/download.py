@@ -3,26 +3,32 @@
 from __future__ import annotations
 
 import os
+import shlex
 import sys
 from typing import TYPE_CHECKING
 
 from deepeyes.dataset.official import HUBS, OFFICIAL
 from deepeyes.dataset.reading import DATA_SUFFIXES, data_files, is_prepared
-from deepeyes.dataset.writing import require_room
+from deepeyes.dataset.writing import full_disk, require_room
 from deepeyes.errors import DataFileError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
     from pathlib import Path
 
 
-def find_files(paths: Sequence[Path], hub: str) -> list[Path]:
+def find_files(paths: Sequence[Path], hub: str, may_create: Callable[[Path], bool]) -> list[Path]:
     """Returns the files to check: those named, and those in a folder.
 
     Missing official files are downloaded into a folder that is empty or holds one of them, unless `--out` wrote it.
 
+    Args:
+        paths: What the command line names.
+        hub: A key of `HUBS`, or `none`.
+        may_create: Tells whether a folder that does not exist is to be made, and the official files downloaded into it.
+
     Raises:
-        DataFileError: A path is no data file, or a download failed.
+        DataFileError: A path is no data file, a folder does not exist, or a download failed.
     """
     files: list[Path] = []
     for path in paths:
@@ -30,19 +36,41 @@ def find_files(paths: Sequence[Path], hub: str) -> list[Path]:
             files.append(path)
             continue
         if path.suffix in DATA_SUFFIXES or path.is_file():
-            raise DataFileError(f"{path} is no file that ends in .parquet or .jsonl; expected one, or a folder")
-        there = data_files(path)
-        missing = [name for name in OFFICIAL if not (path / name).is_file()]
-        if not there or (missing and not any(map(is_prepared, there))):
-            if there and len(missing) == len(OFFICIAL):
-                print(
-                    f"{path} holds own data, which is checked alone; name another folder for the official files",
-                    file=sys.stderr,
-                )
-            else:
-                download(path, missing, hub)
-        files += data_files(path)
+            raise DataFileError(f"{path} is no file that ends in {', '.join(DATA_SUFFIXES)}; expected one, or a folder")
+        if not path.is_dir() and not may_create(path):
+            raise DataFileError(
+                f"{path} does not exist. To make it and download the official files into it, {_total()}: "
+                f"bash deepeyes.sh data {shlex.quote(str(path))} --download"
+            )
+        files += _in_folder(path, hub)
     return list(dict.fromkeys(files))
+
+
+def ask(path: Path) -> bool:
+    """Asks on a terminal whether to make a folder and download into it; elsewhere the answer is no."""
+    if not (sys.stdin.isatty() and sys.stderr.isatty()):
+        return False
+    print(
+        f"{path} does not exist. Make it and download the official files, {_total()}? [y/N] ", end="", file=sys.stderr
+    )
+    sys.stderr.flush()
+    return sys.stdin.readline().strip().lower() in ("y", "yes")
+
+
+def _total() -> str:
+    return f"{sum(file.size for file in OFFICIAL.values()) / 1e9:.1f} GB"
+
+
+def _in_folder(folder: Path, hub: str) -> list[Path]:
+    there = data_files(folder)
+    missing = [name for name in OFFICIAL if not (folder / name).is_file()]
+    if not there or (missing and not any(map(is_prepared, there))):
+        if there and len(missing) == len(OFFICIAL):
+            told = f"{folder} holds own data, which is checked alone; name another folder for the official files"
+            print(told, file=sys.stderr)
+        else:
+            download(folder, missing, hub)
+    return data_files(folder)
 
 
 def download(directory: Path, names: Sequence[str], hub: str) -> None:
@@ -70,6 +98,8 @@ def download(directory: Path, names: Sequence[str], hub: str) -> None:
 
             dataset_snapshot_download(HUBS[hub], local_dir=str(directory), allow_patterns=patterns)
     except Exception as error:
+        if isinstance(error, OSError) and (full := full_disk(error, directory, needed)):
+            raise full from error
         other = next(name for name in HUBS if name != hub)
         raise DataFileError(
             f"the download from {hub} failed: {type(error).__name__}: {error}. Run the same command to resume, or try "

@@ -6,14 +6,15 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
+from deepeyes.data.converting import convert_rows
 from deepeyes.data.holdout import choose
 from deepeyes.dataset.columns import fit, unify
+from deepeyes.dataset.loading import load, mend
 from deepeyes.dataset.official import SCHEMA, TEXT
 from deepeyes.dataset.pictures import image_of, inline_image, read_image
 from deepeyes.dataset.progress import row_bar
 from deepeyes.dataset.reading import open_parquet, read_rows
-from deepeyes.dataset.rows import mend, messages_of
-from deepeyes.dataset.writing import Writer, require_room
+from deepeyes.dataset.writing import Writer, full_disk, require_room
 from deepeyes.errors import DataFileError
 
 if TYPE_CHECKING:
@@ -46,27 +47,46 @@ def common_schema(reports: Iterable[FileReport]) -> pa.Schema:
 
 
 def _schemas(report: FileReport) -> Iterator[tuple[str, pa.Schema]]:
-    """Yields the schema of a parquet file, or of each good row of JSON lines, and where it is found."""
+    """Yields the schema of a parquet file, or of each good row of JSON, and where it is found."""
     path, dropped, number = report.path, report.dropped, 0
+    if report.convert:
+        return  # converted rows have the official columns
     if path.suffix == ".parquet":
-        yield str(path), open_parquet(path)[0]
+        yield str(path), mended_schema(open_parquet(path)[0])
         return
     for rows in read_rows(path):
         for row in rows:  # one by one: equal columns of two rows may differ in type
             if number not in dropped:
-                columns = {key: row[key] for key in row if key not in ("prompt", "messages", "images")}
+                loaded = load(row).row
+                columns = {key: loaded[key] for key in loaded if key not in ("prompt", "images")}
                 yield f"{path}, row {number}", pa.Table.from_pylist([columns]).schema
             number += 1
 
 
+def mended_schema(schema: pa.Schema) -> pa.Schema:
+    """Returns a schema after what `load` does: no column `image`, and texts where a reference or question stands."""
+    columns = []
+    for column in schema:
+        if column.name == "image" and "images" not in schema.names:
+            continue
+        kind = column.type
+        for name, key in (("reward_model", "ground_truth"), ("extra_info", "question")):
+            if column.name == name and pa.types.is_struct(kind):
+                fields = {kind[i].name: kind[i].type for i in range(kind.num_fields)}
+                kind = pa.struct({**fields, **({key: TEXT} if key in fields else {})})
+        columns.append(pa.field(column.name, kind))
+    return pa.schema(columns)
+
+
 def prepare(row: Mapping[str, Any], schema: pa.Schema) -> dict[str, Any]:
-    """Returns a row that passed the check as `--out` writes it: the image as bytes, the tool schema mended."""
+    """Returns a row that passed the check as `--out` writes it: the image as bytes, and all that can be mended."""
+    row = load(row).row
     entry = row["images"][0]
     image, path = image_of(entry) or b"", entry.get("path") if isinstance(entry, dict) else entry
     if isinstance(image, str) and inline_image(image.strip()) is not None:
         path = None  # it is the image itself
-    messages = [{**message, "content": mend(message["content"])} for message in messages_of(row)]
-    row = {**row, "prompt": messages, "images": [{"bytes": read_image(image), "path": path}]}
+    turns = [{**turn, "content": mend(turn["content"])} for turn in row["prompt"]]
+    row = {**row, "prompt": turns, "images": [{"bytes": read_image(image), "path": path}]}
     return {column.name: fit(row.get(column.name), column.type) for column in schema}
 
 
@@ -89,17 +109,21 @@ def write(reports: Sequence[FileReport], out: Path, holdout: int, seed: int) -> 
     chosen = choose(reports, holdout, seed)
     schema = common_schema(reports)
     out.mkdir(parents=True, exist_ok=True)
-    require_room(out, sum(report.path.stat().st_size for report in reports))
-    writers = [Writer(out / name, schema) for name in names]
+    needed = sum(report.path.stat().st_size for report in reports)
+    require_room(out, needed)
+    writers: list[Writer] = []
     try:
+        writers.extend(Writer(out / name, schema) for name in names)
         for file, (report, writer) in enumerate(zip(reports, writers, strict=False)):
             held = {row for place, row in chosen if place == file}
             _copy_rows(report, held, writer, writers[-1])
         for writer in writers:
             writer.finish()
-    except BaseException:
+    except BaseException as error:
         for writer in writers:
             writer.discard()
+        if isinstance(error, OSError) and (full := full_disk(error, out, needed)):
+            raise full from error
         raise
     for writer in writers:
         writer.publish()
@@ -110,7 +134,7 @@ def _copy_rows(report: FileReport, held: set[int], writer: Writer, aside: Writer
     """Writes the good rows of a file: those of `held` to `aside`, the others to `writer`."""
     dropped, number = report.dropped, 0
     with row_bar(f"writing {report.path.name[:16]}", report.rows) as advance:
-        for rows in read_rows(report.path):
+        for rows in convert_rows(read_rows(report.path), report.convert):
             for row in rows:
                 if number not in dropped:
                     (aside if number in held else writer).add(prepare(row, writer.schema))

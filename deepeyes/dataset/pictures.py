@@ -12,9 +12,11 @@ import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import numpy as np
 from PIL import Image
 
-from deepeyes.dataset.quoting import MAX_QUOTE
+from deepeyes.dataset.quoting import MAX_QUOTE, quote
+from deepeyes.dataset.remarks import Remark
 from deepeyes.errors import DataFileError
 
 if TYPE_CHECKING:
@@ -22,6 +24,7 @@ if TYPE_CHECKING:
 
 MIN_SIDE = 28  # pixels: one image token of Qwen2.5-VL; smaller images are scaled up
 LONGEST_PATH = 2000  # characters; what is longer, swift takes for base64
+FINGERPRINT_SIDE = 16  # frequencies a side that a fingerprint holds
 MAX_RATIO = 200  # longer side / shorter side; qwen-vl-utils refuses more
 
 
@@ -29,16 +32,27 @@ class ImageFacts(NamedTuple):
     """What decoding an image told.
 
     Attributes:
-        problem: Why it can't be used, or an empty text.
+        problem: Why it can't be used, or None.
         width: Pixels.
         height: Pixels.
         digest: The same for images that are the same pixels in RGB, whatever their encoding.
+        fingerprint: Nearly the same for pictures that look the same; empty where it was not asked for.
     """
 
-    problem: str
+    problem: Remark | None = None
     width: int = 0
     height: int = 0
     digest: bytes = b""
+    fingerprint: bytes = b""
+
+
+class PictureError(DataFileError):
+    """A picture can't be read; `remark` says why."""
+
+    def __init__(self, text: str, example: str = "") -> None:
+        """Takes what a `Remark` takes."""
+        self.remark = Remark(text, example)
+        super().__init__(str(self.remark))
 
 
 def image_of(image: Any) -> bytes | str | None:
@@ -53,15 +67,15 @@ def find_image(path: str) -> Path:
     """Returns the file that swift would open for a path in a dataset.
 
     Raises:
-        DataFileError: There is none, or it is an address.
+        PictureError: There is none, or it is an address.
     """
     if re.match(r"(https?|data):", path):
-        raise DataFileError(f"the image is {path[:40]!r}; expected bytes, base64 or a file on this machine")
+        raise PictureError("the image is an address; expected bytes, base64 or a file on this machine", repr(path[:40]))
     if place := _file_at(path):
         return place
     root = os.environ.get("ROOT_IMAGE_DIR")
     where = f"ROOT_IMAGE_DIR={root}" if root else f"ROOT_IMAGE_DIR (not set) or {Path.cwd()}"
-    raise DataFileError(f"the image file is not in {where}: {path!r:.{MAX_QUOTE}}")
+    raise PictureError(f"the image file is not in {where}", quote(path))
 
 
 def _file_at(path: str) -> Path | None:
@@ -87,33 +101,54 @@ def read_image(image: bytes | str) -> bytes:
     if isinstance(image, bytes):
         return image
     content = inline_image(image.strip())
-    return find_image(image.strip()).read_bytes() if content is None else content
+    content = find_image(image.strip()).read_bytes() if content is None else content
+    if not content:
+        raise PictureError("the picture is empty: 0 bytes", quote(image))
+    return content
 
 
-def look(images: Sequence[bytes | str | None]) -> list[ImageFacts]:
-    """Decodes images whole. Runs in a worker process."""
-    return [_look(image) for image in images]
+def look(images: Sequence[bytes | str | None], *, fingerprints: bool = False) -> list[ImageFacts]:
+    """Decodes images whole. Runs in a worker process.
+
+    Args:
+        images: See `image_of`.
+        fingerprints: Whether to take the fingerprints, too: that doubles the time for small pictures.
+    """
+    return [_look(image, fingerprints) for image in images]
 
 
-def _look(image: bytes | str | None) -> ImageFacts:
+def _look(image: bytes | str | None, fingerprints: bool) -> ImageFacts:  # noqa: FBT001 - of `look`
     if image is None:
-        return ImageFacts("")  # `row_problems` has said it
+        return ImageFacts()  # `row_problems` has said it
     try:
+        content = read_image(image)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            with Image.open(io.BytesIO(read_image(image))) as opened:
+            with Image.open(io.BytesIO(content)) as opened:
                 opened.load()
                 width, height = opened.size
                 # Swift's load_image drops transparency in the same way: this is what the model sees.
-                pixels = (opened if opened.mode == "RGB" else opened.convert("RGB")).tobytes()
-    except DataFileError as error:
-        return ImageFacts(str(error))
+                shown = opened if opened.mode == "RGB" else opened.convert("RGB")
+                pixels = shown.tobytes()
+                fingerprint = fingerprint_of(shown) if fingerprints else b""
+    except PictureError as error:
+        return ImageFacts(error.remark)
     except Exception as error:  # noqa: BLE001 - Pillow's readers raise anything on damaged bytes
         reason = re.sub(r"<_io.BytesIO object at \w+>", "its bytes", str(error))
         kind = "" if isinstance(error, OSError) else f"{type(error).__name__}: "
-        return ImageFacts(f"the image does not decode: {kind}{reason:.{MAX_QUOTE}}")
+        return ImageFacts(Remark("the image does not decode", f"{kind}{reason:.{MAX_QUOTE}}"))
     if max(width, height) > MAX_RATIO * min(width, height):
-        return ImageFacts(f"a side of the image is more than {MAX_RATIO} times the other; the template refuses it")
+        return ImageFacts(
+            Remark(f"a side of the image is more than {MAX_RATIO} times the other; the template refuses it")
+        )
     digest = hashlib.sha1(pixels, usedforsecurity=False)  # the fastest that processors bring instructions for
     digest.update(b"%d" % width)
-    return ImageFacts("", width, height, digest.digest())
+    return ImageFacts(None, width, height, digest.digest(), fingerprint)
+
+
+def fingerprint_of(picture: Image.Image) -> bytes:
+    """Returns a perceptual hash of 256 bits: pictures that look the same differ in few of them."""
+    import imagehash  # noqa: PLC0415 - brings scipy; only where pictures are compared
+
+    bits = imagehash.phash(picture, hash_size=FINGERPRINT_SIDE).hash
+    return bytes(np.packbits(bits).tobytes())

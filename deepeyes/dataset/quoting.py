@@ -8,6 +8,11 @@ MAX_QUOTE = 80
 """Characters of a value that a message shows."""
 
 
+def quote(value: Any) -> str:
+    """Returns the start of a value as Python writes it."""
+    return f"{value!r:.{MAX_QUOTE}}"
+
+
 def shorten(value: Any) -> Any:
     """Returns the start of what is too long to be quoted; a name as it is."""
     text = value if isinstance(value, str) else repr(value)

@@ -1,4 +1,4 @@
-"""One row: what is wrong with it, and what is worth knowing. Its image is `deepeyes.dataset.pictures`."""
+"""One row: what is wrong with it, and what is worth knowing (pure). Its picture is `deepeyes.dataset.pictures`."""
 
 from __future__ import annotations
 
@@ -8,92 +8,94 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
+from deepeyes.dataset.loading import is_conversation, mend
 from deepeyes.dataset.pictures import image_of
-from deepeyes.dataset.quoting import MAX_QUOTE, shorten
+from deepeyes.dataset.quoting import MAX_QUOTE, quote, shorten
 from deepeyes.dataset.reading import MAX_DEPTH
+from deepeyes.dataset.remarks import Remark
 from deepeyes.settings import TOOL_NAME
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-# The tool schema of the official system prompt requires `bbox`, a property that it does not have.
-WRONG_REQUIRED = re.compile(r'("required"\s*:\s*\[\s*)"bbox"(\s*\])')
+TOOL_ENVIRONMENTS = ("visual_toolbox_v2", "visual_toolbox")
+"""Values of `env_name` that the authors' data use for the zoom tool."""
 
 
-def messages_of(row: Mapping[str, Any]) -> Any:
-    """Returns the conversation of a row: `prompt` in the official files, `messages` in swift's own format."""
-    return row.get("prompt") if row.get("prompt") is not None else row.get("messages")
-
-
-def row_problems(row: Any, scoring_of: Callable[[object], object]) -> list[str]:
-    """Tells why a row can't be trained on, its image set aside.
+def row_problems(row: Any, scoring_of: Callable[[object], object]) -> list[Remark]:
+    """Tells why a row can't be trained on, its picture set aside.
 
     Args:
-        row: A row as read.
+        row: A row as `deepeyes.dataset.loading.load` returns it, or what stood where a row was expected.
         scoring_of: Raises an error that explains itself for an unknown data source.
     """
     if not isinstance(row, dict):
-        return [f"the line is no JSON object of {MAX_DEPTH} levels or fewer"]
-    problems = message_problems(messages_of(row))
+        return [Remark(f"the line is no JSON object of {MAX_DEPTH} levels or fewer")]
+    problems = conversation_problems(row.get("prompt"))
     images = row.get("images")
-    if not isinstance(images, list) or len(images) != 1:
-        count = len(images) if isinstance(images, list) else 0
-        problems.append(f"images holds {count} images; expected a list of one")
+    if not isinstance(images, list):
+        problems.append(Remark("images is no list of one picture", quote(images)))
+    elif len(images) != 1:
+        problems.append(Remark(f"images holds {len(images)} images; expected a list of one"))
     elif image_of(images[0]) is None:
-        problems.append("images[0] has neither bytes nor a path; a text in base64 stands where a path would")
+        problems.append(_no_picture(images[0]))
     try:
         scoring_of(shorten(row.get("data_source")))
     except ValueError as error:
-        problems.append(str(error))
+        problems.append(Remark(str(error)))
     for column, key in (("reward_model", "ground_truth"), ("extra_info", "question")):
         value = row[column].get(key) if isinstance(row.get(column), dict) else None
         if not isinstance(value, str) or not value.strip():
-            problems.append(f"{column}.{key} is {value!r:.{MAX_QUOTE}}; expected a text that is not empty")
+            problems.append(Remark(f"{column}.{key} is empty or no text; expected a text", quote(value)))
     return problems
 
 
-def arrow_problem(row: Mapping[str, Any]) -> str:
-    """Tells why a row from JSON can't be written as parquet, or returns an empty text."""
-    try:
-        pa.Table.from_pylist([{key: value for key, value in row.items() if key != "images"}])
-    except (pa.ArrowException, OverflowError, ValueError) as error:
-        return f"parquet can't hold a value of the row: {error!s:.{MAX_QUOTE}}"
-    return ""
+def _no_picture(entry: Any) -> Remark:
+    if isinstance(entry, dict) and isinstance(entry.get("bytes"), str):
+        return Remark("images[0].bytes is a text; a text in base64 stands where a path would")
+    if isinstance(entry, dict) and entry.get("bytes") == b"":
+        return Remark("the picture is empty: 0 bytes, and no path")
+    return Remark("images[0] has neither bytes nor a path", quote(entry))
 
 
-def message_problems(messages: Any) -> list[str]:
+def conversation_problems(turns: Any) -> list[Remark]:
     """Tells what is wrong with the conversation of a row."""
-    if not isinstance(messages, list) or not all(
-        isinstance(message, dict) and isinstance(message.get("role"), str) and isinstance(message.get("content"), str)
-        for message in messages
-    ):
-        return ["prompt (or messages) is no list of messages with the texts role and content"]
-    roles = " ".join(message["role"] for message in messages)
+    if not is_conversation(turns):
+        return [Remark("prompt (or messages) is no list of messages with the texts role and content")]
+    roles = " ".join(turn["role"] for turn in turns)
     if not re.fullmatch(r"(system )?(user assistant )*user", roles):
-        return [f"the roles are {roles!r:.{MAX_QUOTE}}; expected 'system user' (more turns may stand between)"]
-    tags = Counter({message["role"]: 0 for message in messages})
-    for message in messages:
-        tags[message["role"]] += message["content"].count("<image>")
+        return [Remark("the roles are not 'system user' (more turns may stand between)", quote(roles))]
+    tags = Counter({turn["role"]: 0 for turn in turns})
+    for turn in turns:
+        tags[turn["role"]] += turn["content"].count("<image>")
     if +tags != Counter(user=1):
         found = ", ".join(f"{count} in {role} turns" for role, count in tags.items() if count) or "nowhere"
-        return [f"`<image>` stands {found}; expected once, in a user turn"]
+        return [Remark(f"`<image>` stands {found}; expected once, in a user turn")]
     return []
 
 
-def row_notes(row: Any) -> list[str]:
+def arrow_problem(row: Mapping[str, Any]) -> Remark | None:
+    """Tells why a row from JSON can't be written as parquet, where that is so."""
+    try:
+        pa.Table.from_pylist([{key: value for key, value in row.items() if key != "images"}])
+    except (pa.ArrowException, OverflowError, ValueError) as error:
+        return Remark("parquet can't hold a value of the row", f"{error!s:.{MAX_QUOTE}}")
+    return None
+
+
+def row_notes(row: Any) -> list[Remark]:
     """Tells what is worth knowing about a row that is fine otherwise."""
-    messages = messages_of(row) if isinstance(row, dict) else None
-    if not isinstance(messages, list) or message_problems(messages):
+    turns = row.get("prompt") if isinstance(row, dict) else None
+    if conversation_problems(turns):
         return []
     notes = []
-    texts = [message["content"] for message in messages]
+    texts = [turn["content"] for turn in turns or ()]
     if texts != [mend(text) for text in texts]:
-        notes.append("the tool schema requires `bbox`, which is no property of it; --out writes `bbox_2d`")
-    if row.get("env_name") and not any(TOOL_NAME in text for text in texts):
-        notes.append(f"env_name is set, but the prompt does not speak of {TOOL_NAME}: the model can't know the tool")
+        notes.append(Remark("the tool schema requires `bbox`, which is no property of it; --out writes `bbox_2d`"))
+    environment = row.get("env_name")
+    if environment and not any(TOOL_NAME in text for text in texts):
+        notes.append(Remark(f"env_name is set, but the prompt does not speak of {TOOL_NAME}: the model can't know it"))
+    if environment and environment not in TOOL_ENVIRONMENTS:
+        told = f"env_name is not {TOOL_ENVIRONMENTS[0]!r}; any text that is not empty offers the zoom tool"
+        notes.append(Remark(told, quote(environment)))
     return notes
-
-
-def mend(text: str) -> str:
-    """Returns a system prompt whose tool schema requires the property that it has; any other text as it is."""
-    return WRONG_REQUIRED.sub(r'\1"bbox_2d"\2', text) if '"bbox_2d"' in text else text

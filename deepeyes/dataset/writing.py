@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import shutil
 from typing import TYPE_CHECKING, Any
 
@@ -40,6 +41,9 @@ class Writer:
                 use_dictionary=["data_source", "ability", "env_name", "prompt.list.element.content"],
                 write_batch_size=BATCH_ROWS,  # small pages: readers hold a page at a time
             )
+        except OSError:
+            self._part.unlink(missing_ok=True)
+            raise
         except pa.ArrowException as error:
             self._part.unlink(missing_ok=True)
             raise DataFileError(f"a column can't be written as parquet: {error}") from error
@@ -70,6 +74,16 @@ class Writer:
         if self._group:
             self._writer.write_table(pa.Table.from_pylist(self._group, self.schema))
         self._group, self._bytes = [], 0
+
+
+def full_disk(error: OSError, directory: Path, needed: int) -> DataFileError | None:
+    """Returns what to say of a disk that ran full; None for another error."""
+    if error.errno != errno.ENOSPC:
+        return None
+    free = shutil.disk_usage(directory).free
+    return DataFileError(
+        f"the disk of {directory} ran full: {needed / 1e9:,.1f} GB are needed in all, {free / 1e9:,.1f} GB are left"
+    )
 
 
 def require_room(directory: Path, needed: int) -> None:

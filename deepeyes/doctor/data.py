@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from deepeyes.dataset.joining import schema_conflict
+from deepeyes.dataset.loading import load
 from deepeyes.dataset.pictures import image_of, look
 from deepeyes.dataset.reading import DATA_SUFFIXES, open_parquet, read_rows
 from deepeyes.dataset.rows import row_problems
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 
 def check_data(plan: Plan, scoring_of: Callable[[object], object]) -> list[Finding]:
     """Looks at the first rows of every file that would be trained on."""
-    mend = "bash deepeyes.sh data data  # downloads them"
+    mend = "bash deepeyes.sh data data --download"
     names = [name.partition("#")[0] for name in plan.train.options.get("dataset", ())]
     if not names:
         return [Finding("data", Level.ERROR, "no dataset is named", mend)]
@@ -38,7 +39,7 @@ def check_data(plan: Plan, scoring_of: Callable[[object], object]) -> list[Findi
                     "data",
                     Level.ERROR,
                     f"{path} is missing",
-                    f"bash deepeyes.sh data {path.parent}, or set DATA_DIR or DATASET",
+                    f"bash deepeyes.sh data {path.parent} --download, or set DATA_DIR or DATASET",
                 )
             )
         else:
@@ -72,10 +73,16 @@ def _check_rows(path: Path, scoring_of: Callable[[object], object]) -> Finding:
         rows = next(read_rows(path), [])
     except DataFileError as error:
         return Finding("data", Level.ERROR, str(error), mend)
-    problems = [problem for row in rows for problem in row_problems(row, scoring_of)]
+    loaded = [load(row) if isinstance(row, dict) else None for row in rows]
+    problems = [problem for one in loaded for problem in row_problems(one.row if one else None, scoring_of)]
     if not problems:
-        facts = look([image_of(row["images"][0]) for row in rows])
+        facts = look([image_of(one.row["images"][0]) for one in loaded if one])
         problems = [fact.problem for fact in facts if fact.problem]
+    mended = [remark for one in loaded if one for remark in one.mended]
+    if mended and not problems:
+        return Finding(
+            "data", Level.ERROR, f"{path}: {mended[0]}", f"{mend} --out prepared  # then DATASET=prepared/..."
+        )
     if not rows or problems:
         found = problems[0] if problems else "no rows"
         return Finding(

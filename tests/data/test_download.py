@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
+import pty
 import re
+import sys
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import TYPE_CHECKING, Any
@@ -19,8 +22,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-from row_maker import CHART, THINKLITE, VSTAR, make_row, picture, run_program, save
+from row_maker import CHART, ROOT, THINKLITE, VSTAR, make_row, picture, run_program, save
 
+from deepeyes.data.cli import main
 from deepeyes.data.download import arrived
 from deepeyes.dataset.official import HUBS, OFFICIAL, SCHEMA
 
@@ -155,3 +159,38 @@ class TestDownload:
         last = done.stderr.strip().splitlines()[-1]
         assert f"gave no {VSTAR}; is the hub in reach (HF_HUB_OFFLINE is set)?" in last
         assert last.endswith(f"Or put {VSTAR} into {tmp_path} yourself.")
+
+
+class TestFolder:
+    def test_folder_that_does_not_exist_is_not_made_without_being_asked(
+        self, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        assert main([str(tmp_path / "typo"), "--hub", "huggingface"]) == 2
+        told = capsys.readouterr().err
+        assert "does not exist" in told
+        assert "4.8 GB" in told
+        assert told.strip().endswith(f"bash deepeyes.sh data {tmp_path / 'typo'} --download")
+        assert not (tmp_path / "typo").exists()
+
+    def test_download_makes_it(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        assert main([str(tmp_path / "new"), "--download", "--hub", "none"]) == 2
+        assert "lacks data_0.1.2" in capsys.readouterr().err
+
+    @pytest.mark.parametrize(
+        ("answer", "told"), [("n\n", b"--download"), ("\n", b"--download"), ("y\n", b"lacks data_0.1.2")]
+    )
+    def test_on_a_terminal_it_asks(self, tmp_path: Path, answer: str, told: bytes) -> None:
+        process, terminal = pty.fork()
+        if process == 0:
+            command = [sys.executable, "-m", "deepeyes.data", str(tmp_path / "typo"), "--hub", "none"]
+            os.execve(sys.executable, command, {**os.environ, "PYTHONPATH": str(ROOT)})  # noqa: S606 - in a fork
+        said = b""
+        while b"[y/N]" not in said:
+            said += os.read(terminal, 1024)
+        os.write(terminal, answer.encode())
+        with contextlib.suppress(OSError):  # what a closed terminal reads as
+            while more := os.read(terminal, 1024):
+                said += more
+        os.close(terminal)
+        assert os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]) == 2
+        assert told in said.replace(b"\r\n", b"")

@@ -13,7 +13,7 @@ from PIL import Image
 from row_maker import images_in, three_files
 
 from deepeyes.data.cli import main
-from deepeyes.data.findings import FileReport
+from deepeyes.data.findings import Columns, FileReport
 from deepeyes.data.holdout import split
 from deepeyes.data.preparing import HOLDOUT_NAME
 
@@ -38,7 +38,9 @@ class TestHoldout:
 
     def test_choice_depends_on_the_seed_alone(self) -> None:
         def report(digests: list[int]) -> FileReport:
-            return FileReport(Path("a"), rows=len(digests), digests=[b"%d" % digest for digest in digests])
+            return FileReport(
+                Path("a"), rows=len(digests), columns=Columns(digests=[b"%d" % digest for digest in digests])
+            )
 
         one, again, other = (split([report(list(range(100)))], 10, seed) for seed in (0, 0, 1))
         assert one == again != other
@@ -47,7 +49,9 @@ class TestHoldout:
 
     @given(st.lists(st.lists(st.integers(0, 9), max_size=30), min_size=1, max_size=3), st.integers(0, 40))
     def test_groups_stay_whole_and_the_count_is_no_more_than_asked(self, files: list[list[int]], count: int) -> None:
-        reports = [FileReport(Path("a"), rows=len(file), digests=[b"%d" % d for d in file]) for file in files]
+        reports = [
+            FileReport(Path("a"), rows=len(file), columns=Columns(digests=[b"%d" % d for d in file])) for file in files
+        ]
         chosen = split(reports, count, 0)
         inside = {files[file][row] for file, row in chosen}
         assert len(chosen) == sum(digest in inside for file in files for digest in file) <= count

@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 from row_maker import VSTAR, images_in, make_row, picture, save, save_any, three_files
 
-from deepeyes.data.checking import check_file, make_pool
+from deepeyes.data.checking import Plan, check_file, make_pool
 from deepeyes.data.cli import main
 from deepeyes.data.preparing import write
 from deepeyes.errors import DataFileError
@@ -85,7 +85,7 @@ class TestOut:
     def test_failure_half_way_leaves_nothing_behind(self, tmp_path: Path) -> None:
         path = save_any(tmp_path / "a.jsonl", [make_row(n) for n in range(3)])
         with make_pool(1) as pool:
-            report = check_file(path, pool, 1, str)
+            report = check_file(path, pool, Plan(str))
         (tmp_path / "2-0.bin").unlink()
         with pytest.raises(DataFileError, match="the image file is not in"):
             write([report], tmp_path / "out", 0, 0)
@@ -150,3 +150,16 @@ class TestOut:
         assert main([str(path), *arguments]) == 2
         assert re.search(message, capsys.readouterr().err)
         assert not (tmp_path / "out").exists()
+
+    def test_disk_that_runs_full_is_told_with_what_is_needed(
+        self, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        image = {"bytes": picture(1, (1200, 1000), "BMP"), "path": None}
+        path = save(tmp_path / "a.parquet", [make_row(n, images=[image]) for n in range(3)])
+        (tmp_path / "out").mkdir()
+        (tmp_path / "out" / "a.parquet.part").symlink_to("/dev/full")
+        assert main([str(path), "--out", str(tmp_path / "out"), "--workers", "1"]) == 2
+        assert re.search(
+            r"the disk of \S+ ran full: 0\.0 GB are needed in all, [\d,.]+ GB are left", capsys.readouterr().err
+        )
+        assert list((tmp_path / "out").iterdir()) == []
