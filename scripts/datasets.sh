@@ -17,7 +17,7 @@ require_files() { # ENTRY...: files must be there; anything else is a hub id
   local name
   for name in "${@%%#*}"; do
     if [[ "$name" == *.@(parquet|jsonl|json|csv) && ! -f "$name" ]]; then
-      die "$name is missing; DATA_DIR names the folder of the official files, which bash deepeyes.sh data data fetches;" \
+      die "$name is missing; DATA_DIR names the folder of the official files, which bash deepeyes.sh data data --download fetches;" \
         "DATASET the files to train on"
     fi
   done
