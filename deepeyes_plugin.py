@@ -30,24 +30,27 @@ from typing import TYPE_CHECKING, Any
 from PIL import Image
 
 try:  # ms-swift 4
+    from swift.infer_engine import protocol
     from swift.rewards.orm import ORM, orms
     from swift.rollout import multi_turn as swift_multi_turn
 except ImportError:  # ms-swift 3
+    from swift.llm.infer import protocol
     from swift.plugin import ORM, orms
     from swift.plugin import multi_turn as swift_multi_turn
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))  # swift does so too, but not in every worker that it spawns
 
 from deepeyes.environment import read_settings
+from deepeyes.family import media_tokens, response_prefix
 from deepeyes.images.encoding import is_url, to_data_uri
 from deepeyes.images.processor import ImageProcessor
 from deepeyes.judging.judge import judge_of_process
+from deepeyes.lengths import TOO_LONG_ADVICE, ForgivingEngine, model_length, prompt_length
 from deepeyes.log import logger
-from deepeyes.markers import MEDIA_TAG
-from deepeyes.rows import row_name
+from deepeyes.rows import has_columns, row_name
 from deepeyes.scoring import Scored, score_batch
 from deepeyes.traces import tracer_of_process
-from deepeyes.turns import Observation, Progress, ZoomTool
+from deepeyes.turns import Observation, Progress, ZoomTool, with_prefix
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -123,7 +126,6 @@ class DeepEyesJudgeFailure(DeepEyesReward):
 # The scheduler: a turn becomes a crop
 # ---------------------------------------------------------------------------------------------------------
 
-_MEDIA_TOKENS = ("<|vision_start|>", "<|vision_end|>", "<|vision_pad|>", "<|image_pad|>", "<|video_pad|>")
 _BLANK = to_data_uri(Image.new("RGB", (56, 56), (127, 127, 127)))  # for an image that can't be read: the run lives
 
 # What this version of swift brings: 4.6 trains on token ids and nothing else, 3.7 has none.
@@ -170,10 +172,13 @@ class DeepEyesScheduler(swift_multi_turn.MultiTurnScheduler):  # type: ignore[mi
             )
         self._pool = ThreadPoolExecutor(ZOOM_THREADS, thread_name_prefix="deepeyes-zoom")
         self._downloads = ThreadPoolExecutor(DOWNLOAD_THREADS, thread_name_prefix="deepeyes-download")
-        ids = tokenizer.convert_tokens_to_ids(list(_MEDIA_TOKENS)) if tokenizer is not None else []
-        self._media_ids = {token for token in ids if token not in (None, getattr(tokenizer, "unk_token_id", None))}
-        self._pad_id = getattr(tokenizer, "pad_token_id", None)
+        self._template, self._media = template, media_tokens(template, tokenizer)
         self._eos_id = getattr(tokenizer, "eos_token_id", None)
+        self._pad_id = getattr(tokenizer, "pad_token_id", self._eos_id)
+        self._limit = None if self._in_server or tokenizer is None else model_length(template)
+        self._told_of_columns = False
+        if self._in_server:
+            self.infer_engine = ForgivingEngine(engine, self._end)
 
     # What swift calls, in this order.
 
@@ -182,6 +187,8 @@ class DeepEyesScheduler(swift_multi_turn.MultiTurnScheduler):  # type: ignore[mi
         await self._look(infer_request)
         output = await super().run(infer_request, request_config, **kwargs)
         progress = _progress(infer_request)
+        if progress.cut and output.response_loss_mask:
+            output.response_loss_mask[-1] = [0] * len(output.response_loss_mask[-1])
         views = progress.views or []
         crops = infer_request.images[len(views) :]
         images = [view.payload if view else _BLANK for view in views]
@@ -199,6 +206,8 @@ class DeepEyesScheduler(swift_multi_turn.MultiTurnScheduler):  # type: ignore[mi
         progress = _progress(infer_request)
         if not self.check_finished(infer_request, response_choice, current_turn):
             progress.prepared = await self._in_pool(self._observe, infer_request, progress)
+            if self._outgrows(infer_request, progress):
+                return {"rollout_infos": self._infos(infer_request, progress), "done": True}
         return {"rollout_infos": self._infos(infer_request, progress)}
 
     def check_finished(self, infer_request: Any, response_choice: Any, current_turn: int) -> bool:
@@ -206,7 +215,7 @@ class DeepEyesScheduler(swift_multi_turn.MultiTurnScheduler):  # type: ignore[mi
         turn = self._hear(infer_request, response_choice, current_turn)
         if super().check_finished(infer_request, response_choice, current_turn):
             return True
-        return self._tool.is_over(turn, _row(infer_request))
+        return self._tool.is_over(turn, _row(infer_request), self._told(infer_request))
 
     def get_response_token_data(self, infer_request: Any, response_choice: Any, *args: Any, **kwargs: Any) -> Any:
         """Takes tokens that had to be replaced out of the loss. Called by ms-swift 4.6 and newer."""
@@ -246,6 +255,7 @@ class DeepEyesScheduler(swift_multi_turn.MultiTurnScheduler):  # type: ignore[mi
         if progress.views is not None:
             return
         progress.views = []
+        request.images = request.images or []  # a row may have none, and swift hands on what it found
         views = await asyncio.gather(*[self._view(request, image) for image in request.images], return_exceptions=True)
         self._take_views(request, views)
 
@@ -261,7 +271,7 @@ class DeepEyesScheduler(swift_multi_turn.MultiTurnScheduler):  # type: ignore[mi
         progress.views = [None if isinstance(view, BaseException) else view for view in views]
         for place, view in enumerate(views):
             if not isinstance(view, BaseException):
-                request.images[place] = view.feed if self._in_server else view.payload
+                request.images[place] = view.feed if self._in_server else _lighter(request.images[place], view.payload)
             else:
                 request.images[place] = _BLANK
                 logger.warning(
@@ -272,7 +282,9 @@ class DeepEyesScheduler(swift_multi_turn.MultiTurnScheduler):  # type: ignore[mi
         """Runs the tool call that ends the last turn. Never raises for anything that the model wrote."""
         kwargs = getattr(request, "chat_template_kwargs", None)
         if progress.views is None:  # no on_trajectory_start before ms-swift 4.5
-            futures = [self._processor.view(image, kwargs) for image in request.images[:1]]
+            crops = sum(zoom["error"] is None for zoom in progress.zooms)
+            originals = request.images[: len(request.images or []) - crops] if request.images else []
+            futures = [self._processor.view(image, kwargs) for image in originals]
             self._take_views(request, [future.exception() or future.result() for future in futures])
         users = [message["content"] for message in request.messages if message["role"] == "user"]
         prompt = users[-1 - len(progress.zooms)]
@@ -288,12 +300,13 @@ class DeepEyesScheduler(swift_multi_turn.MultiTurnScheduler):  # type: ignore[mi
         if len(progress.turns) >= turn:
             return progress.turns[-1]
         choice.message.content = (choice.message.content or "").encode("utf-8", "replace").decode("utf-8")
-        progress.turns.append(choice.message.content)
+        prefix = response_prefix(self._template, getattr(request, "chat_template_kwargs", None))
+        progress.turns.append(with_prefix(choice.message.content, prefix))
         last = request.messages[-1]
         if last["role"] == "assistant" and isinstance(last["content"], str):
-            last["content"] = MEDIA_TAG.sub("< ", choice.message.content)
+            last["content"] = self._media.inert(choice.message.content)
         tokens = getattr(choice, "token_ids", None) or []
-        progress.masked = [place for place, token in enumerate(tokens) if token in self._media_ids]
+        progress.masked = [place for place, token in enumerate(tokens) if token in self._media.names]
         for place in progress.masked:
             tokens[place] = self._pad_id
         if progress.masked:
@@ -301,7 +314,57 @@ class DeepEyesScheduler(swift_multi_turn.MultiTurnScheduler):  # type: ignore[mi
             if _TOKEN_EXACT and choice.logprobs and "content" in choice.logprobs:
                 kept = [item for place, item in enumerate(choice.logprobs["content"]) if place not in progress.masked]
                 choice.logprobs["content"] = kept
+        if progress.cut:
+            progress.masked = list(range(len(tokens)))
         return progress.turns[-1]
+
+    def _told(self, request: Any) -> str | None:
+        """Returns what the model was told before its first turn, where that must say whether it has the tool."""
+        if has_columns(_row(request)):
+            return None
+        if not self._told_of_columns:
+            self._told_of_columns = True
+            logger.warning(
+                "DeepEyes: requests come without the columns of the dataset (Ray's Megatron trainer hands over none; "
+                "elsewhere set --vllm_server_pass_dataset true): a row has the zoom tool if its prompt names it"
+            )
+        texts = []
+        for message in request.messages:
+            if message["role"] == "assistant":
+                break
+            texts.append(str(message["content"]))
+        return "\n".join(texts)
+
+    def _outgrows(self, request: Any, progress: Progress) -> bool:
+        """Tells whether the next prompt would be beyond what the trainer's own engine takes."""
+        if self._limit is None or progress.prepared is None:
+            return False
+        views = [view.image.size if view else (0, 0) for view in progress.views or []]
+        zooms = [zoom for zoom in [*progress.zooms, progress.prepared.zoom] if zoom["box"]]
+        sizes = [*views, *(views[zoom["image"]] for zoom in zooms)]  # no crop has more tokens than its view
+        texts = [str(message["content"]) for message in request.messages] + [progress.prepared.text]
+        length = prompt_length(texts, sizes, self.tokenizer, self._processor.token)
+        if length >= self._limit:
+            logger.warning(
+                "%s: ends after turn %d: the next prompt of about %d tokens is beyond the %d of the model; %s",
+                *(row_name(_row(request)), len(progress.turns), length, self._limit, TOO_LONG_ADVICE),
+            )
+        return length >= self._limit
+
+    def _end(self, request: Any, error: BaseException) -> Any:
+        """Makes the reply that ends a trajectory whose prompt is beyond the model's length: one token without loss."""
+        _progress(request).cut = True
+        logger.warning("%s: ends here: %.200s; %s", row_name(_row(request)), error, TOO_LONG_ADVICE)
+        message = protocol.ChatMessage(role="assistant", content="")
+        kind = getattr(protocol, "RolloutResponseChoice", protocol.ChatCompletionResponseChoice)
+        choice = kind(
+            index=0,
+            message=message,
+            finish_reason="length",
+            token_ids=[] if self._eos_id is None else [self._eos_id],
+            logprobs={"content": []},
+        )
+        return protocol.ChatCompletionResponse(model="none", choices=[choice], usage=protocol.UsageInfo(0, 0, 0))
 
     def _infos(self, request: Any, progress: Progress) -> dict[str, Any]:
         infos = progress.infos()
@@ -311,6 +374,11 @@ class DeepEyesScheduler(swift_multi_turn.MultiTurnScheduler):  # type: ignore[mi
 
     def _in_pool(self, function: Callable[..., Any], *args: Any) -> asyncio.Future[Any]:
         return asyncio.get_running_loop().run_in_executor(self._pool, function, *args)
+
+
+def _lighter(source: Any, payload: str) -> str:
+    """Returns the source where it is a text that is lighter: a trainer sends its requests around every turn."""
+    return source if isinstance(source, str) and not is_url(source) and len(payload) > len(source) else payload
 
 
 def _row(request: Any) -> Mapping[str, Any]:

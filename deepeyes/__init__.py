@@ -4,3 +4,7 @@ The core (settings, answers, calls, boxes, verdicts, scoring, turns) needs neith
 template of swift. The programs are folders, started as `python -m deepeyes.NAME` by deepeyes.sh.
 docs/architecture.md draws it.
 """
+
+from deepeyes.packages import require_packages
+
+require_packages()  # before the first import that would fail without a word of what to do

@@ -57,6 +57,7 @@ class Progress:
         zooms: A dict a tool call, see `Observation.zoom`.
         masked: Places of tokens in the last turn that carry no loss.
         prepared: The observation of the last turn, where it was made ahead of its use.
+        cut: The trajectory was ended since its prompt had outgrown the model.
     """
 
     views: Sequence[Any] | None = None
@@ -64,6 +65,7 @@ class Progress:
     zooms: list[dict[str, Any]] = field(default_factory=list)
     masked: list[int] = field(default_factory=list)
     prepared: Observation | None = None
+    cut: bool = False
 
     def __getstate__(self) -> dict[str, Any]:
         """Leaves images behind when it is pickled: a trainer sends its requests to its other processes every turn."""

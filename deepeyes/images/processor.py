@@ -5,18 +5,19 @@ from __future__ import annotations
 import base64
 import io
 import math
-import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from PIL import Image
 
-from deepeyes.boxes import TOKEN_SIDE, Box, fit_box
+from deepeyes.boxes import Box, fit_box
 from deepeyes.calls import ToolCall, ZoomRefusedError
-from deepeyes.errors import SettingsError
+from deepeyes.family import frame_of, token_side
+from deepeyes.images.detail import ADVICE, LARGER, times_larger
 from deepeyes.images.encoding import content_key, image_bytes, is_url, to_data_uri
 from deepeyes.images.store import ImageStore
-from deepeyes.settings import Coordinates, CropSource, Settings
+from deepeyes.log import logger
+from deepeyes.settings import CropSource, Settings
 
 try:  # ms-swift 4
     from swift.template import StdTemplateInputs, vision_utils
@@ -63,43 +64,6 @@ def _nbytes(image: Image.Image) -> int:
     return 4 * image.width * image.height  # Pillow keeps RGB in four bytes a pixel
 
 
-def frame_of(template: Any, model_type: str, settings: Settings) -> Coordinates:
-    """Returns the frame in which a model writes boxes: what the settings say, else swift's `norm_bbox`.
-
-    Args:
-        template: swift's template of the model; None where this version of swift does not hand it out.
-        model_type: Then swift's name of the family decides; an empty one stands for ms-swift 3.7, which tells nothing
-            and knows of this project's families only Qwen2.5-VL.
-        settings: Their `coordinates` go before all else.
-
-    Raises:
-        SettingsError: None of these says it.
-
-    Source: `Template.norm_bbox` of swift's `template/base.py`, which `--norm_bbox` sets.
-    """
-    if settings.coordinates is not Coordinates.AUTO:
-        return settings.coordinates
-    stated = getattr(template, "norm_bbox", None)
-    if template is None:
-        pixels = not model_type or re.match(r"qwen2_5_vl|mimo_vl", model_type)
-        stated = "none" if pixels else "norm1000" if re.match(r"qwen2_vl|qwen3|qvq", model_type) else None
-    if stated not in ("none", "norm1000"):
-        name = model_type if template is None else type(template).__name__
-        raise SettingsError(
-            f"DEEPEYES_COORDINATES='auto': not known for {name} (norm_bbox {stated!r}); set it to 'pixel' or 'norm1000'"
-        )
-    return Coordinates.PIXEL if stated == "none" else Coordinates.NORM1000
-
-
-def token_side(template: Any, model_type: str = "") -> int:
-    """Returns the side of the square that becomes one image token, in pixels: 28, or 32 with patch 16."""
-    if template is None:
-        return 32 if model_type.startswith("qwen3") else TOKEN_SIDE
-    processor = getattr(getattr(template, "processor", None), "image_processor", None)
-    patch, merge = getattr(processor, "patch_size", None), getattr(processor, "merge_size", None)
-    return patch * merge if isinstance(patch, int) and isinstance(merge, int) else TOKEN_SIDE
-
-
 class ImageProcessor:
     """Makes views with the functions of swift's template, and crops from them."""
 
@@ -117,6 +81,7 @@ class ImageProcessor:
         self.template = template
         self.settings = settings
         self.store = ImageStore()
+        self._told = settings.crop_source is not CropSource.VIEW  # of pictures that are larger than their view
         self._model_type = str(getattr(getattr(tokenizer, "model_meta", None), "model_type", "") or "")
         self.coordinates = frame_of(template, self._model_type, settings)
         self.token = token_side(template, self._model_type)
@@ -141,6 +106,7 @@ class ImageProcessor:
         encoded = None if isinstance(source, Image.Image) else image_bytes(source)
         original = source if encoded is None else Image.open(io.BytesIO(encoded))
         loaded, image = self._preprocess(original, chat_template_kwargs)
+        self._tell_of_detail(original.size, image.size)
         feed = image if self._is_stable(image, chat_template_kwargs) else loaded
         if encoded is None or 2 * feed.width * feed.height <= original.width * original.height:
             payload = to_data_uri(feed)
@@ -154,6 +120,17 @@ class ImageProcessor:
             encoded = image_bytes(source)
         view = View(key, image, feed, payload, encoded)
         return view, view.nbytes
+
+    def _tell_of_detail(self, picture: tuple[int, int], view: tuple[int, int]) -> None:
+        """Says once where a crop of the view can't show what the picture holds."""
+        times = times_larger(picture, view)
+        if times >= LARGER and not self._told:
+            self._told = True
+            logger.warning(
+                "DeepEyes: a picture of %d x %d pixels is %.1f times its view of %d x %d a side, and there may be more "
+                "of them: a zoom into the view shows no new pixel; %s",
+                *(*picture, times, *view, ADVICE),
+            )
 
     def _is_stable(self, image: Image.Image, chat_template_kwargs: dict[str, Any] | None) -> bool:
         """Tells whether the template leaves a view as it is: not where --max_pixels would shrink it once more."""
