@@ -45,7 +45,7 @@ from deepeyes.family import media_tokens, response_prefix
 from deepeyes.images.encoding import is_url, to_data_uri
 from deepeyes.images.processor import ImageProcessor
 from deepeyes.judging.judge import judge_of_process
-from deepeyes.lengths import TOO_LONG_ADVICE, ForgivingEngine, model_length, prompt_length
+from deepeyes.lengths import TOO_LONG_ADVICE, ForgivingEngine, engine_length, prompt_length
 from deepeyes.log import logger
 from deepeyes.rows import has_columns, row_name
 from deepeyes.scoring import Scored, score_batch
@@ -175,7 +175,7 @@ class DeepEyesScheduler(swift_multi_turn.MultiTurnScheduler):  # type: ignore[mi
         self._template, self._media = template, media_tokens(template, tokenizer)
         self._eos_id = getattr(tokenizer, "eos_token_id", None)
         self._pad_id = getattr(tokenizer, "pad_token_id", self._eos_id)
-        self._limit = None if self._in_server or tokenizer is None else model_length(template)
+        self._limit = None if self._in_server or tokenizer is None else engine_length()
         self._told_of_columns = False
         if self._in_server:
             self.infer_engine = ForgivingEngine(engine, self._end)

@@ -51,20 +51,21 @@ class ForgivingEngine:
             return self._end(request, error)
 
 
-def model_length(template: Any, arguments: Sequence[str] = tuple(sys.argv)) -> int | None:
-    """Returns the tokens that the trainer's own engine takes; None where nobody says it.
+def engine_length(arguments: Sequence[str] | None = None) -> int | None:
+    """Returns the tokens that the trainer's own engine takes, as the command line says it, else None.
+
+    swift tells a scheduler inside the trainer nothing of the engine.
 
     Args:
-        template: swift's template of the model, which knows the length that it was built for.
-        arguments: The command line; `--vllm_max_model_len` sets less.
+        arguments: The command line, by default of this process.
     """
-    limits = [getattr(getattr(template, "model_info", None), "max_model_len", None)]
+    arguments = sys.argv if arguments is None else arguments
     for place, argument in enumerate(arguments):
         name, _, value = argument.partition("=")
-        if name in ("--vllm_max_model_len", "--max_model_len"):
+        if name == "--vllm_max_model_len":
             value = value or "".join(arguments[place + 1 : place + 2])
-            limits.append(int(value) if value.isdigit() else None)
-    return min((limit for limit in limits if limit), default=None)
+            return int(value) if value.isdigit() else None
+    return None
 
 
 def prompt_length(texts: Iterable[str], sizes: Iterable[tuple[int, int]], tokenizer: Any, token: int) -> int:

@@ -19,19 +19,18 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from scheduler_lab import Lab, decoded, users
 from swift.infer_engine import RequestConfig
 from swift.rollout.agent_loop import run_multi_turn
-from swift_fakes import INSTRUCTION, Engine, call, jpeg, load_template, request
+from swift_fakes import INSTRUCTION, call, jpeg, load_template, request
 
 import deepeyes_plugin as plugin
 from deepeyes.boxes import FRAMES
 from deepeyes.calls import ZOOM_ERRORS, ZoomRefusedError
-from deepeyes.images.encoding import image_bytes
 from deepeyes.log import logger
 from deepeyes.prompts import DEFAULT_INSTRUCTION
 from deepeyes.rows import has_tool, instruction_of
 from deepeyes.settings import Coordinates, Settings
-from deepeyes_plugin import DeepEyesScheduler
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -50,33 +49,6 @@ def picture() -> str:
     return jpeg(420, 336)
 
 
-class Lab:
-    """Runs trajectories behind a server or in a trainer, each from the scheduler's making to the output."""
-
-    def __init__(self, template: Any, way: str) -> None:
-        self.template = template
-        self.way = way
-        self.engine = Engine([], template)
-
-    def scheduler(self, turns: list[str], max_turns: int = 6, *, encode: bool = True) -> DeepEyesScheduler:
-        self.engine = Engine(turns, self.template, encode=encode)
-        if self.way == "server":
-            return DeepEyesScheduler(infer_engine=self.engine, max_turns=max_turns)
-        return DeepEyesScheduler(max_turns=max_turns, tokenizer=self.template.tokenizer, template=self.template)
-
-    def run(self, requests: list[Any], turns: list[str], **options: Any) -> list[Any]:
-        scheduler = self.scheduler(turns, **options)
-        if self.way == "server":
-
-            async def serve() -> list[Any]:
-                return await asyncio.gather(*[scheduler.run(one, RequestConfig()) for one in requests])
-
-            return asyncio.run(serve())
-        asyncio.run(scheduler.on_trajectory_start(requests))
-        first = self.engine.rollout(requests)
-        return run_multi_turn(requests, first, scheduler, self.engine.rollout, RequestConfig(), 6)  # type: ignore[no-any-return]
-
-
 @pytest.fixture(params=["server", "trainer"])
 def lab(template: Any, request: pytest.FixtureRequest) -> Lab:
     return Lab(template, request.param)
@@ -85,14 +57,6 @@ def lab(template: Any, request: pytest.FixtureRequest) -> Lab:
 @pytest.fixture
 def server_lab(template: Any) -> Lab:
     return Lab(template, "server")
-
-
-def users(output: Any) -> list[str]:
-    return [message["content"] for message in output.messages if message["role"] == "user"]
-
-
-def decoded(image: str) -> Image.Image:
-    return Image.open(io.BytesIO(image_bytes(image)))
 
 
 class TestTrajectory:
