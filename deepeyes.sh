@@ -52,7 +52,7 @@
 # A run that ended goes on with `bash deepeyes.sh train --resume_from_checkpoint output/v0-.../checkpoint-20`; Megatron
 # wants `--mcore_model output/v0-.../checkpoint-20 --finetune false` instead.
 #
-# The plugin has settings of its own, DEEPEYES_*, in the table of the README; set them for both commands too.
+# The plugin has settings of its own, DEEPEYES_*, in docs/settings.md; set them for both commands too.
 set -euo pipefail
 
 HERE="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)"

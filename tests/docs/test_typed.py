@@ -144,7 +144,15 @@ def settings_table() -> Mapping[str, str]:
 
 
 class TestSettings:
-    """Their table, against the plugin that reads them."""
+    """Their tables, against what reads them."""
+
+    @pytest.mark.parametrize("script", SCRIPTS)
+    def test_the_page_holds_what_the_head_of_a_script_lists(self, script: str) -> None:
+        head = (PROJECT / script).read_text(encoding="utf-8").partition("set -euo")[0]
+        listed = set(re.findall(r"^#   ([A-Z][A-Z_]+) {2,}", head, re.MULTILINE))
+        tables = Page(PROJECT / "docs" / "settings.md").tables
+        assert len(listed) > 8
+        assert listed <= {name for table in tables for row in table for name in inline_code(row[0])}
 
     def test_the_table_holds_what_the_plugin_knows(self, known_settings: set[str]) -> None:
         assert set(settings_table()) == known_settings - {"DEEPEYES_CACHE"}  # of the demo, not for users
