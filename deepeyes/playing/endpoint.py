@@ -148,8 +148,8 @@ class Endpoint:
                 self._client.chat.completions.create(
                     model=self.model,
                     messages=messages,  # type: ignore[arg-type]  # plain dicts
-                    extra_body=dict(self._access.extra) if self._access.extra else None,
-                    **named,
+                    stream=bool(named.pop("stream", False)),
+                    extra_body={**named, **(self._access.extra or {})},  # fields that the SDK does not know go too
                 ),
                 path,
                 max(self._access.patience, self._access.timeout),
