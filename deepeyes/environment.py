@@ -19,7 +19,10 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 PREFIX = "DEEPEYES_"
-OTHER_PROGRAMS = ("DEEPEYES_CACHE",)  # of the demo, which runs the plugin as its child
+OTHER_PROGRAMS = (
+    "DEEPEYES_CACHE",  # of the demo, which runs the plugin as its child
+    "DEEPEYES_SERVE_API_KEY",  # of serve and ask
+)
 
 _JUDGE = JudgeSettings()
 _HIDDEN = "hidden: "  # begins an error that must not show the value

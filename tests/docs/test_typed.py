@@ -160,7 +160,7 @@ class TestSettings:
     def test_defaults_are_those_of_the_plugin(self) -> None:
         literal = {name: value[1:-1] for name, value in settings_table().items() if re.fullmatch(r"`[^`]+`", value)}
         described = {f"DEEPEYES_{name}" for name in ("SOURCES", "TRACE_DIR", "JUDGE_MODEL")}
-        described |= {"DEEPEYES_JUDGE_PROMPT_VISUAL", "DEEPEYES_JUDGE_PROMPT_MATH"}
+        described |= {"DEEPEYES_JUDGE_PROMPT_VISUAL", "DEEPEYES_JUDGE_PROMPT_MATH", "DEEPEYES_SERVE_API_KEY"}
         assert set(settings_table()) - set(literal) == described
         for name, value in literal.items():
             assert environment.read_settings({name: value}) == environment.read_settings({}), name

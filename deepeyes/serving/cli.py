@@ -1,0 +1,115 @@
+"""Lets people use a trained model: an OpenAI-compatible endpoint that plays the turns with the zoom, and a page.
+
+    bash deepeyes.sh serve --url http://127.0.0.1:8000/v1
+
+The model is behind --url: `swift deploy`, `vllm serve`, a hosted API (its key in OPENAI_API_KEY). Clients of this
+server send an ordinary request and get an ordinary completion: the answer in `content`, thoughts and calls in
+`reasoning_content`. It listens on 127.0.0.1; for any other --host, set DEEPEYES_SERVE_API_KEY, which clients then send.
+
+Exit status: 0 stopped by Ctrl-C, 1 it could not listen, 2 wrong usage.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import ipaddress
+import os
+import sys
+from typing import TYPE_CHECKING
+
+import uvicorn
+
+from deepeyes.playing.endpoint import EndpointError
+from deepeyes.serving.options import LIMITS, UsageError, add_model_options, chat_opener, whole
+from deepeyes.serving.routes import make_app
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from deepeyes.serving.chat import Chat
+
+KEY = "DEEPEYES_SERVE_API_KEY"
+SHUTDOWN_SECONDS = 5  # for answers under way, once Ctrl-C was pressed
+BACKLOG = 2048  # connections that wait to be taken
+
+
+def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    """Parses the command line of `serve`."""
+    parser = argparse.ArgumentParser(
+        prog="deepeyes.sh serve", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = parser.add_argument
+    add("--url", required=True, help="base URL of the model's endpoint, as http://127.0.0.1:8000/v1")
+    add("--model", help="its served name (default: the first of /models)")
+    add("--host", default="127.0.0.1", help=f"address to listen on; another one needs {KEY} (%(default)s)")
+    add("--port", type=whole, default=8100, help="default: %(default)s")
+    add("--raw", action="store_true", help="content is the text as the model wrote it, tags and all turns")
+    add("--allow-private-urls", action="store_true", help="fetch images from private addresses too")
+    add_model_options(parser)
+    limit = parser.add_argument_group("limits").add_argument
+    limit("--max-image-bytes", type=whole, default=LIMITS.image_bytes, help="of an encoded image (%(default)s)")
+    limit("--max-image-pixels", type=whole, default=LIMITS.image_pixels, help="of an image (%(default)s)")
+    limit("--max-images", type=whole, default=LIMITS.images, help="in a request (%(default)s)")
+    limit("--max-choices", type=whole, default=LIMITS.choices, help="the largest n (%(default)s)")
+    limit("--max-requests", type=whole, default=LIMITS.requests, help="under way at once (%(default)s)")
+    return parser.parse_args(arguments)
+
+
+def is_local(host: str) -> bool:
+    """Tells whether an address to listen on is reached from this machine alone."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def say(text: str) -> None:
+    """Tells who started the server what is going on."""
+    print(f"serve: {text}", file=sys.stderr, flush=True)
+
+
+async def greet(open_chat: Callable[[], Chat], host: str, port: int) -> Chat:
+    """Makes what answers, looks the model up, and says where it is."""
+    chat = open_chat()
+    try:
+        await chat.backend.find_model()
+    except EndpointError as error:
+        say(f"{error} Until then every question is answered with status 502.")
+    name = f"[{host}]" if ":" in host else host
+    model = chat.backend.model or "the model"
+    say(f"{model} with its zoom, from {chat.backend.url}: page http://{name}:{port}/ endpoint http://{name}:{port}/v1")
+    return chat
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs the server until Ctrl-C; returns the exit status."""
+    options = parse(arguments)
+    key = os.environ.get(KEY, "").strip() or None
+    local = is_local(options.host)
+    if not local and key is None:
+        say(f"--host {options.host} is reached from other machines: set {KEY}, which their clients must send")
+        return 2
+    try:
+        open_chat = chat_opener(
+            options, options.url, options.model, allow_private=options.allow_private_urls, raw=options.raw
+        )
+    except UsageError as error:
+        say(str(error))
+        return 2
+    app = make_app(lambda: greet(open_chat, options.host, options.port), api_key=key, local=local)
+    config = uvicorn.Config(
+        app,
+        host=options.host,
+        port=options.port,
+        log_level="warning",
+        access_log=False,
+        backlog=BACKLOG,
+        timeout_graceful_shutdown=SHUTDOWN_SECONDS,
+    )
+    server = uvicorn.Server(config)
+    try:
+        asyncio.run(server.serve())
+    except KeyboardInterrupt:
+        return 0
+    return 0 if server.started else 1
