@@ -63,7 +63,7 @@ class _PublicResolver(AbstractResolver):
         Raises:
             _PrivateAddressError: One of them is not public; a name with both kinds is no honest one.
         """
-        found = await self._inner.resolve(host, port, family)
+        found = await self._inner.resolve(host, port, family=family)
         for result in found:
             if not is_public(result["host"]):
                 raise _PrivateAddressError(f"{host} leads to the private address {result['host']}")

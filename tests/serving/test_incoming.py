@@ -168,7 +168,7 @@ class TestUrl:
     def test_name_that_leads_to_a_private_address_is_refused(self, here: str, monkeypatch: pytest.MonkeyPatch) -> None:
         """The name server is the boundary here: what it says of a name is set."""
 
-        async def resolve(_self: object, host: str, port: int = 0, *_: object) -> list[dict[str, object]]:
+        async def resolve(_self: object, host: str, port: int = 0, **_: object) -> list[dict[str, object]]:
             return [{"hostname": host, "host": "127.0.0.1", "port": port, "family": 2, "proto": 0, "flags": 0}]
 
         monkeypatch.setattr(fetching.ThreadedResolver, "resolve", resolve)
