@@ -86,7 +86,7 @@ rehearse  deepeyes.rehearsal    the commands of a layout on the worst rows, befo
 demo      deepeyes.demo         a tiny model learns to zoom by GRPO, on this machine, on the CPU: nine minutes; --quick: half of it
 doctor    deepeyes.doctor       find what would stop a run, and say how to mend it
 data      deepeyes.data         download the official files and check every row; or check your own
-select    deepeyes.select       choose the rows that are worth training on
+select    deepeyes.selection    choose the rows that are worth training on
 serve     deepeyes.serving      let people use a trained model
 ask       deepeyes.serving.ask  ask a trained model one question
 eval      deepeyes.evaluation   V*Bench, HR-Bench or own rows, with the zoom that trained the model

@@ -32,10 +32,10 @@ from deepeyes.data.comparing import find_known, find_repeats
 from deepeyes.data.converting import READERS, converter, source_names
 from deepeyes.data.download import ask, find_files
 from deepeyes.data.page import write_page
-from deepeyes.data.preparing import HOLDOUT_NAME, write
+from deepeyes.data.preparing import write
 from deepeyes.data.telling import as_json, describe
 from deepeyes.dataset.joining import schema_conflict
-from deepeyes.dataset.official import HUBS
+from deepeyes.dataset.official import HOLDOUT_NAME, HUBS
 from deepeyes.dataset.reading import FOLDER_SUFFIXES
 from deepeyes.environment import read_settings
 from deepeyes.errors import DataFileError

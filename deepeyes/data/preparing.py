@@ -10,7 +10,7 @@ from deepeyes.data.converting import convert_rows
 from deepeyes.data.holdout import choose
 from deepeyes.dataset.columns import fit, unify
 from deepeyes.dataset.loading import load, mend
-from deepeyes.dataset.official import SCHEMA, TEXT
+from deepeyes.dataset.official import HOLDOUT_NAME, SCHEMA, TEXT
 from deepeyes.dataset.pictures import image_of, inline_image, read_image
 from deepeyes.dataset.progress import row_bar
 from deepeyes.dataset.reading import open_parquet, read_rows
@@ -22,8 +22,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from deepeyes.data.findings import FileReport
-
-HOLDOUT_NAME = "holdout.parquet"
 
 
 def common_schema(reports: Iterable[FileReport]) -> pa.Schema:

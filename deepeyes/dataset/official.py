@@ -41,6 +41,9 @@ OFFICIAL = {
         ),
     )
 }
+HOLDOUT_NAME = "holdout.parquet"
+"""Rows that are kept for evaluation."""
+
 TEXT = pa.string()
 SCHEMA = pa.schema(
     {

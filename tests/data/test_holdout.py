@@ -15,7 +15,7 @@ from row_maker import images_in, three_files
 from deepeyes.data.cli import main
 from deepeyes.data.findings import Columns, FileReport
 from deepeyes.data.holdout import split
-from deepeyes.data.preparing import HOLDOUT_NAME
+from deepeyes.dataset.official import HOLDOUT_NAME
 
 
 class TestHoldout:

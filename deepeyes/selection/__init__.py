@@ -1,0 +1,1 @@
+"""The choice of rows: a policy plays them, and those are kept that it can learn from."""
