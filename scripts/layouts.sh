@@ -92,7 +92,11 @@ change_layout() {
   send_adapters
 
   require_gpus TRAIN_GPUS "$TRAIN_GPUS"
-  if [[ "$TRAIN_GPUS" == none ]]; then drop_flags train_command deepspeed torch_dtype; fi
+  drop_flags train_command use_cpu
+  if [[ "$TRAIN_GPUS" == none ]]; then
+    drop_flags train_command deepspeed torch_dtype
+    set_flag train_command use_cpu true # several processes would not find each other otherwise
+  fi
   choose_precision train_command "$TRAIN_GPUS"
   if ((${#rollout_command[@]})); then
     require_gpus ROLLOUT_GPUS "${ROLLOUT_GPUS:-}"

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 SCRIPTS = ("deepeyes.sh", "deploy_judge.sh")
 OURS = {"--dry-run", "--help"}
 """Options of train, rollout and the judge that do not go to swift."""
-OTHER_PROGRAMS = ("cd", "curl", "export", "git", "tensorboard")
+OTHER_PROGRAMS = ("cd", "cp", "curl", "export", "git", "tensorboard")
 """Named by pages, and not ours to test."""
 COMMANDS = [(page, command) for page in ENGLISH for command in page.commands]
 OF_SCRIPTS = [command for _, command in COMMANDS if command.words[:1] == ["bash"]]

@@ -52,10 +52,10 @@ with pathlib.Path(os.environ["STUB_CALLS"]).with_name("programs.jsonl").open("a"
 sys.exit(os.environ.get("BAD") in sys.argv)
 """
 
-# Stands for swift rollout on a CPU: the stub swift again, which is beside the Python that runs this.
+# Stands for swift rollout on a CPU: the stub swift again, which is on PATH.
 STUB_ROLLOUT = """
-import os, sys
-swift = os.path.join(os.path.dirname(sys.executable), "swift")
+import os, shutil, sys
+swift = shutil.which("swift")
 os.execv(swift, [swift, *sys.argv[1:]])
 """
 
@@ -99,17 +99,18 @@ def make_sandbox(tmp_path: Path) -> Sandbox:
     (folder / "data").mkdir(parents=True)
     for name in ("deepeyes.sh", "deploy_judge.sh", "deepeyes_plugin.py", "dataset_info.json"):
         shutil.copy(PROJECT / name, folder)
-    for name in ("scripts", "layouts"):
+    for name in ("scripts", "layouts", "deepeyes"):
         shutil.copytree(PROJECT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
     for name in OFFICIAL_FILES:
         (folder / "data" / name).touch()
     doctor = folder / "deepeyes" / "doctor" / "__main__.py"
-    doctor.parent.mkdir(parents=True)
     doctor.write_text(STUB_PROGRAM)
     (folder / "scripts" / "rollout_cpu.py").write_text(STUB_ROLLOUT)
     stub = tmp_path / "bin" / "swift"
     stub.parent.mkdir()
-    (stub.parent / "python").symlink_to(sys.executable)
+    python = stub.with_name("python")
+    python.write_text(f'#!/bin/sh\nexec {shlex.quote(sys.executable)} "$@"\n')  # a link would not find its packages
+    python.chmod(0o755)
     stub.write_text(STUB)
     stub.chmod(0o755)
     shutil.copy(stub, stub.with_name("megatron"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 import subprocess
 from typing import TYPE_CHECKING
 
@@ -154,6 +155,7 @@ class TestPrograms:
         assert sandbox.run("deepeyes.sh", "doctor", SWIFT="swift").stdout == "/\n"
 
     def test_a_command_whose_module_is_missing_is_not_offered(self, sandbox: Sandbox) -> None:
-        assert "\n  doctor " in sandbox.run("deepeyes.sh", "help").stdout
+        assert "\n  demo " in sandbox.run("deepeyes.sh", "help").stdout
+        shutil.rmtree(sandbox.folder / "deepeyes" / "demo")
         assert "\n  demo " not in sandbox.run("deepeyes.sh", "help").stdout
         assert sandbox.run("deepeyes.sh", "demo").returncode == 2

@@ -1,0 +1,1 @@
+"""The rehearsal: the commands of a layout on the worst rows, before the bill."""
