@@ -20,8 +20,6 @@ if TYPE_CHECKING:
 
     from deepeyes.data.findings import FileReport, Group, Groups
 
-NAMES = 2
-"""Columns of names, to the left; the others hold numbers, to the right."""
 WIDEST = 1000
 """Characters of a line: what reads a table from a pipe wants a row on a line."""
 MAX_RANGES = 8
@@ -74,11 +72,11 @@ def ranges(rows: Iterable[int]) -> str:
     return ", ".join([*texts, "..."] if next(runs, None) else texts)
 
 
-def as_table(rows: Sequence[Sequence[str]]) -> str:
-    """Lays rows out in columns below a head, the first two to the left, the others to the right."""
+def as_table(rows: Sequence[Sequence[str]], names: int) -> str:
+    """Lays rows out in columns below a head: names, to the left, then numbers, to the right."""
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
     for place, name in enumerate(rows[0]):
-        table.add_column(name, justify="left" if place < NAMES else "right", no_wrap=True)
+        table.add_column(name, justify="left" if place < names else "right", no_wrap=True)
     for row in rows[1:]:
         table.add_row(*map(escape, row))
     console = Console(width=WIDEST, color_system=None, file=io.StringIO())
@@ -95,10 +93,10 @@ def describe(reports: Sequence[FileReport], max_pixels: int) -> str:
         source = ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")  # noqa: PLR2004
         numbers = f"{report.rows:,}", f"{report.images:,}", f"{len(report.dropped):,}"
         rows.append((report.path.name, source, *numbers, f"{report.path.stat().st_size / 1e6:,.1f}"))
-    lines = [as_table(rows), ""]
+    lines = [as_table(rows, 2), ""]
     if facts := facts_of(reports):
         lines += [
-            as_table(source_table(facts)),
+            as_table(source_table(facts), 1),
             f"(larger: pictures of more than {max_pixels:,} pixels, of which the view",
         ]
         lines[-1] += " shows fewer; chars: of the references, the middle one and the longest)"
@@ -119,11 +117,11 @@ def describe(reports: Sequence[FileReport], max_pixels: int) -> str:
 def source_table(facts: Mapping[str, SourceFacts]) -> list[tuple[str, ...]]:
     """Returns a head and a row a source: shares of the kinds of answers, lengths, pictures larger than their view."""
     kinds = [kind for kind in KINDS if any(one.kinds[kind] for one in facts.values())]
-    table: list[tuple[str, ...]] = [("source", "", "rows", "larger", "chars", "longest", *kinds)]
+    table: list[tuple[str, ...]] = [("source", "rows", "larger", "chars", "longest", *kinds)]
     for source, one in facts.items():
         numbers = f"{one.rows:,}", f"{one.larger:.0%}", f"{one.median:,}", f"{one.longest:,}"
         total = max(1, sum(one.kinds.values()))
-        table.append((source, "", *numbers, *(f"{one.kinds[kind] / total:.0%}" for kind in kinds)))
+        table.append((source, *numbers, *(f"{one.kinds[kind] / total:.0%}" for kind in kinds)))
     return table
 
 
