@@ -41,7 +41,7 @@ except ImportError:  # ms-swift 3
 sys.path.insert(0, str(Path(__file__).resolve().parent))  # swift does so too, but not in every worker that it spawns
 
 from deepeyes.environment import read_settings
-from deepeyes.family import media_tokens, response_prefix
+from deepeyes.family import media_tokens, response_prefix, shared_end
 from deepeyes.images.encoding import is_url, to_data_uri
 from deepeyes.images.processor import ImageProcessor
 from deepeyes.judging.judge import judge_of_process
@@ -175,6 +175,7 @@ class DeepEyesScheduler(swift_multi_turn.MultiTurnScheduler):  # type: ignore[mi
         self._template, self._media = template, media_tokens(template, tokenizer)
         self._eos_id = getattr(tokenizer, "eos_token_id", None)
         self._pad_id = getattr(tokenizer, "pad_token_id", self._eos_id)
+        self._shared_end = shared_end(template, tokenizer)
         self._limit = None if self._in_server or tokenizer is None else engine_length()
         self._told_of_columns = False
         if self._in_server:
@@ -208,6 +209,9 @@ class DeepEyesScheduler(swift_multi_turn.MultiTurnScheduler):  # type: ignore[mi
             progress.prepared = await self._in_pool(self._observe, infer_request, progress)
             if self._outgrows(infer_request, progress):
                 return {"rollout_infos": self._infos(infer_request, progress), "done": True}
+            tokens = getattr(response_choice, "token_ids", None)
+            if tokens and tokens[-1] == self._shared_end:
+                tokens.pop()  # the next turn begins with it, and it has its loss there
         return {"rollout_infos": self._infos(infer_request, progress)}
 
     def check_finished(self, infer_request: Any, response_choice: Any, current_turn: int) -> bool:

@@ -70,6 +70,21 @@ def response_prefix(template: Any, chat_template_kwargs: Mapping[str, Any] | Non
     return ask(SimpleNamespace(chat_template_kwargs=dict(chat_template_kwargs or {}))) or ""
 
 
+def shared_end(template: Any, tokenizer: Any) -> int | None:
+    """Returns the token that both ends a turn of the model and begins the next one, as `<|user|>` does for GLM.
+
+    swift keeps the sampled one, writes its own after it, and gives loss to both; so one of them has to go.
+
+    Source: `_add_dynamic_eos` of swift's `template/base.py`.
+    """
+    meta = getattr(template, "template_meta", None)
+    end, begin = ((getattr(meta, name, None) or [None])[0] for name in ("suffix", "prompt"))
+    if not isinstance(end, str) or not isinstance(begin, str) or not end or getattr(meta, "chat_sep", None):
+        return None
+    number = tokenizer.convert_tokens_to_ids(end) if begin.startswith(end) else None
+    return number if isinstance(number, int) else None
+
+
 @dataclass(frozen=True)
 class MediaTokens:
     """The tokens that stand for an image, a video or a sound, or enclose one.

@@ -6,10 +6,10 @@ import contextlib
 import json
 import math
 import time
-from pathlib import Path
 from typing import Any
 
 import pytest
+from handed import handed
 from hypothesis import example, given
 from hypothesis import strategies as st
 
@@ -23,14 +23,6 @@ BOTH = pytest.mark.parametrize("rules", list(Rules))
 
 def call_text(**arguments: Any) -> str:
     return json.dumps({"name": "image_zoom_in_tool", "arguments": arguments})
-
-
-def handed_cases() -> list[Any]:
-    """The cases of the folder `shared` beside the repository; one that is skipped where it is absent."""
-    file = Path(__file__).resolve().parents[3] / "shared" / "cases" / "tool_calls.jsonl"
-    if not file.exists():
-        return [pytest.param({"note": "none"}, marks=pytest.mark.skip(reason=f"{file} is not here"))]
-    return [json.loads(line) for line in file.read_text().splitlines()]
 
 
 def refusal(text: str, rules: Rules = Rules.CORRECTED) -> str:
@@ -268,7 +260,7 @@ class TestParseCall:
         text = call_text(bbox_2d=[1, 2, 30, 40], label="red sign").replace("red sign", "red\nsign")
         assert parse_call(text, Rules.CORRECTED).label == "red sign"
 
-    @pytest.mark.parametrize("line", handed_cases(), ids=lambda case: case["note"])
+    @pytest.mark.parametrize("line", handed("cases/tool_calls.jsonl"))
     def test_handed_case_has_its_value(self, line: dict[str, Any]) -> None:
         frame = Coordinates(line.get("frame", "pixel"))
         box, image = None, None

@@ -1,0 +1,212 @@
+"""The zoom with every family that people train: its pixels, its tokens, its loss, and a step of training."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import io
+import json
+import os
+import subprocess
+import sys
+from itertools import chain
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import torch
+from PIL import Image
+from swift.infer_engine import RequestConfig
+from swift.infer_engine.protocol import RolloutOutput
+from swift.model import get_processor
+from swift.rl_core.data import OnPolicySample
+from swift.rlhf_trainers.utils import encode_sample
+from swift.rollout.agent_loop import run_multi_turn
+from swift.template import get_template
+from swift_env import ROOT
+from swift_fakes import INSTRUCTION, Engine, jpeg
+from tiny_families import FAMILIES, write_checkpoint
+
+from deepeyes.calls import ToolCall
+from deepeyes.family import media_tokens
+from deepeyes.images.encoding import image_bytes
+from deepeyes.images.processor import ImageProcessor
+from deepeyes.settings import Settings
+from deepeyes_plugin import DeepEyesScheduler
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+ANSWER = "<think>I see</think><answer>red</answer>"
+BOX = (100, 200, 600, 700)  # inside the picture in either frame
+CALLS = {
+    "JSON": '{"name": "image_zoom_in_tool", "arguments": {"bbox_2d": [100, 200, 600, 700]}}',
+    "XML": "<function=image_zoom_in_tool>\n<parameter=bbox_2d>\n[100, 200, 600, 700]\n</parameter>\n</function>",
+    "pairs": "image_zoom_in_tool\n<arg_key>bbox_2d</arg_key>\n<arg_value>[100, 200, 600, 700]</arg_value>",
+}
+FORMS = {"Qwen3.5": "XML", "GLM-4.1V": "pairs", "GLM-4.5V": "pairs"}
+PICTURE = jpeg(840, 756)
+
+
+def turns_of(name: str) -> list[str]:
+    """What a model of the family writes, in its own form."""
+    return [f"<think>look</think>\n<tool_call>\n{CALLS[FORMS.get(name, 'JSON')]}\n</tool_call>", ANSWER]
+
+
+@pytest.fixture(scope="module", params=FAMILIES)
+def name(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture(scope="module")
+def template(name: str, tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """Swift's real template with the family's real processor."""
+    family = FAMILIES[name]
+    folder = write_checkpoint(tmp_path_factory.mktemp("family"), family, weights=False)
+    template = get_template(get_processor(str(folder), model_type=family.model_type), template_type=family.template)
+    template.max_length = None
+    return template
+
+
+class Sampler(Engine):
+    """Samples each character by itself, as no tokenizer would: only the sampled ids themselves can come back."""
+
+    def __init__(self, turns: list[str], template: Any, end: str) -> None:
+        super().__init__(turns, template)
+        self.end = template.tokenizer.convert_tokens_to_ids(end)
+        self.sampled: list[list[int]] = []
+
+    def reply(self, request: Any) -> Any:
+        mode = self.template.mode
+        response = super().reply(request)
+        self.template.set_mode(mode)
+        choice = response.choices[0]
+        letters = (self.tokenizer.encode(char, add_special_tokens=False) for char in choice.message.content)
+        choice.token_ids = [*chain.from_iterable(letters), self.end]
+        choice.logprobs = {"content": [{"logprob": -0.001 * place} for place in range(len(choice.token_ids))]}
+        self.sampled.append(list(choice.token_ids))
+        return response
+
+
+def row() -> dict[str, Any]:
+    return {
+        "messages": [{"role": "user", "content": f"<image>\nColour?{INSTRUCTION}"}],
+        "images": [PICTURE],
+        "data_source": "vstar",
+        "env_name": "visual_toolbox_v2",
+        "extra_info": {"question": "Colour?", "index": "0"},
+        "request_id": "one",
+    }
+
+
+def play(template: Any, engine: Sampler, way: str) -> Any:
+    """Plays a trajectory behind a server or in a trainer; what a server gives travels as JSON."""
+    one = OnPolicySample.from_row(row()).to_infer_request(include_extra=True)
+    if way == "server":
+        scheduler = DeepEyesScheduler(infer_engine=engine, max_turns=4)
+        output = asyncio.run(scheduler.run(one, RequestConfig()))
+        return RolloutOutput.model_validate(json.loads(output.model_dump_json()))
+    scheduler = DeepEyesScheduler(max_turns=4, tokenizer=template.tokenizer, template=template)
+    asyncio.run(scheduler.on_trajectory_start([one]))
+    first = engine.rollout([one])
+    return run_multi_turn([one], first, scheduler, engine.rollout, RequestConfig(), 4)[0]
+
+
+class TestPixels:
+    @pytest.mark.parametrize("size", [(840, 756), (333, 517), (60, 400)])
+    def test_crop_is_the_box_of_the_view_that_the_engine_gets(
+        self, name: str, template: Any, size: tuple[int, int]
+    ) -> None:
+        family, source = FAMILIES[name], jpeg(*size)
+        processor = ImageProcessor(template, None, Settings())
+        assert (processor.coordinates.value, processor.token) == (family.frame, family.token)
+        view = processor.view(source).result()
+        template.set_mode("vllm")
+        seen = template.encode({"messages": [{"role": "user", "content": "<image>What?"}], "images": [source]})
+        (image,) = seen["images"]
+        assert view.image.tobytes() == image.convert("RGB").tobytes()
+        width, height = view.image.size
+        scale = (width, height) if family.frame == "pixel" else (1000, 1000)
+        box, crop = processor.zoom(view, ToolCall((0, scale[1] / 4, scale[0], scale[1] / 2), None))
+        assert box == (0, round(height / 4), width, round(height / 2))
+        assert crop.tobytes() == image.convert("RGB").crop(box).tobytes()
+
+    def test_media_tokens_are_those_of_the_family(self, name: str, template: Any) -> None:
+        names = set(media_tokens(template, template.tokenizer).names.values())
+        assert FAMILIES[name].pad in names
+        assert not names & {"<tool_call>", "</tool_call>", "<think>", "<|im_end|>", "<|user|>", "<|begin_of_box|>"}
+
+
+class TestTokens:
+    @pytest.mark.parametrize("way", ["server", "trainer"])
+    def test_sampled_tokens_carry_loss_and_nothing_else_does(self, name: str, template: Any, way: str) -> None:
+        engine = Sampler(turns_of(name), template, FAMILIES[name].end)
+        template.set_mode("train")
+        output = play(template, engine, way)
+        infos = output.rollout_infos
+        assert (infos["num_zooms"], infos["num_zoom_errors"]) == (1, 0)
+        assert infos["zooms"][0]["bbox_2d"] == list(BOX)
+        assert [turn.endswith(text) for turn, text in zip(infos["turns"], turns_of(name), strict=True)] == [True] * 2
+        sample = OnPolicySample.from_row(row())
+        sample.apply_rollout_output(rollout_output=output)
+        template.set_mode("train")
+        encoded = encode_sample(sample, template)
+        with_loss = [
+            token for token, label in zip(encoded["input_ids"], encoded["labels"], strict=True) if label != -100
+        ]
+        assert with_loss == list(chain.from_iterable(engine.sampled))
+        if FAMILIES[name].end != "<|user|>":  # swift has no place for the logprob of a token that the next turn begins
+            assert [len(turn) for turn in sample.rollout_logprobs] == [len(turn) for turn in engine.sampled]
+        pad = template.tokenizer.convert_tokens_to_ids(FAMILIES[name].pad)
+        ids = list(encoded["input_ids"])
+        runs = sum(token == pad and (place == 0 or ids[place - 1] != pad) for place, token in enumerate(ids))
+        assert runs == len(sample.images) == 2
+
+    def test_engine_sees_the_crop_that_the_trainer_gets(self, name: str, template: Any) -> None:
+        engine = Sampler(turns_of(name), template, FAMILIES[name].end)
+        output = play(template, engine, "server")
+        crop = Image.open(io.BytesIO(image_bytes(output.rollout_infos["images"][1])))
+        x1, y1, x2, y2 = output.rollout_infos["zooms"][0]["box"]
+        view = engine.prompts[0]["images"][0].convert("RGB")
+        assert crop.tobytes() == view.crop((x1, y1, x2, y2)).tobytes()
+        template.set_mode("vllm")
+        again = template.encode(
+            {"messages": [{"role": "user", "content": "<image>" * 2}], "images": output.rollout_infos["images"]}
+        )
+        assert [image.tobytes() for image in again["images"]] == [
+            image.tobytes() for image in engine.prompts[-1]["images"]
+        ]
+
+
+@pytest.mark.lengthy
+class TestStep:
+    """One GRPO step of `swift rlhf`, which plays by itself with transformers."""
+
+    def test_step_is_taken(self, name: str, tmp_path: Path) -> None:
+        family = FAMILIES[name]
+        model = write_checkpoint(tmp_path / "model", family, weights=True)
+        data = tmp_path / "rows.jsonl"
+        image = tmp_path / "image.jpg"
+        image.write_bytes(base64.b64decode(jpeg(168, 140)))
+        line = {**row(), "images": [str(image)], "reward_model": {"ground_truth": "red"}}
+        data.write_text("".join(json.dumps(line) + "\n" for _ in range(2)))
+        command = [
+            *(sys.executable, "-m", "swift.cli.main", "rlhf", "--rlhf_type", "grpo", "--model", model),
+            *("--model_type", family.model_type, "--template", family.template, "--dataset", data),
+            *("--external_plugins", ROOT / "deepeyes_plugin.py", "--multi_turn_scheduler", "deepeyes_scheduler"),
+            *("--reward_funcs", "deepeyes_reward", "deepeyes_accuracy", "--reward_weights", 1, 0, "--max_turns", 2),
+            *("--tuner_type", "full", "--use_vllm", "false", "--num_generations", 2, "--max_steps", 1),
+            *("--per_device_train_batch_size", 2, "--max_completion_length", 16, "--loss_scale", "default"),
+            *("--output_dir", tmp_path / "output", "--report_to", "none", "--save_strategy", "no"),
+            *("--remove_unused_columns", "false", "--torch_dtype", "float32", "--attn_impl", "eager"),
+            *("--logging_steps", 1, "--check_model", "false", "--beta", 0.04, "--gradient_accumulation_steps", 1),
+        ]
+        environment = {**os.environ, "DEEPEYES_JUDGE": "rule", "MAX_PIXELS": "50176"}
+        done = subprocess.run(
+            list(map(str, command)), capture_output=True, text=True, env=environment, check=False, timeout=800
+        )
+        assert done.returncode == 0, f"{done.stdout[-3000:]}\n{done.stderr[-3000:]}"
+        (log,) = (tmp_path / "output").rglob("logging.jsonl")
+        logged = [json.loads(text) for text in log.read_text().splitlines()]
+        (step,) = [line for line in logged if "rewards/DeepEyesReward/mean" in line]
+        assert torch.isfinite(torch.tensor(step["loss"]))
+        assert step["num_turns"] >= 1 if "num_turns" in step else True
