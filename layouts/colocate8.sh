@@ -4,6 +4,9 @@
 #
 # No GPU waits for another, and weights move inside a process; but rollout and training take turns. Level 1 of sleep
 # moves vLLM's weights to the memory of the host: 15 GB a process for 7B.
+#
+# Crops are cut from the view, the picture as the model saw it: of a picture above MAX_PIXELS they show no new pixel.
+# DEEPEYES_CROP_SOURCE=original, for rollout and train alike, cuts the picture itself.
 
 # shellcheck shell=bash disable=SC2034 # deepeyes.sh reads all of it
 TRAIN_GPUS="${TRAIN_GPUS:-0,1,2,3,4,5,6,7}"

@@ -4,6 +4,9 @@
 #   LAYOUT=fsdp8 DEEPEYES_JUDGE_URLS=http://10.0.0.7:18901/v1 DEEPEYES_JUDGE_API_KEY=secret bash deepeyes.sh train    # GPUs 0-5
 #
 # The preset `fsdp2` of swift recomputes activations itself, so gradient checkpointing is off.
+#
+# Crops are cut from the view, the picture as the model saw it: of a picture above MAX_PIXELS they show no new pixel.
+# DEEPEYES_CROP_SOURCE=original, for rollout and train alike, cuts the picture itself.
 
 # shellcheck shell=bash disable=SC2034 # deepeyes.sh reads all of it
 ROLLOUT_GPUS="${ROLLOUT_GPUS:-6,7}"

@@ -4,6 +4,9 @@
 #   LAYOUT=lora4 DEEPEYES_JUDGE_URLS=http://10.0.0.7:18901/v1 DEEPEYES_JUDGE_API_KEY=secret bash deepeyes.sh train    # GPUs 0-2
 #
 # The rollout server loads the adapter after each update: 0.3 GB go over for 7B at rank 64, not 15 GB of merged weights.
+#
+# Crops are cut from the view, the picture as the model saw it: of a picture above MAX_PIXELS they show no new pixel.
+# DEEPEYES_CROP_SOURCE=original, for rollout and train alike, cuts the picture itself.
 
 # shellcheck shell=bash disable=SC2034 # deepeyes.sh reads all of it
 ROLLOUT_GPUS="${ROLLOUT_GPUS:-3}"

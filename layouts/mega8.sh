@@ -5,6 +5,9 @@
 #
 # It needs ms-swift 4.6 with megatron-core, mcore-bridge and transformer-engine, which `setup` leaves out. Attention is
 # that of cuDNN (`fused`), which comes with transformer-engine: swift's default, `flash`, needs flash-attn besides.
+#
+# Crops are cut from the view, the picture as the model saw it: of a picture above MAX_PIXELS they show no new pixel.
+# DEEPEYES_CROP_SOURCE=original, for rollout and train alike, cuts the picture itself.
 
 # shellcheck shell=bash disable=SC2034 # deepeyes.sh reads all of it
 ROLLOUT_GPUS="${ROLLOUT_GPUS:-4,5,6,7}"

@@ -3,6 +3,9 @@
 #   bash deploy_judge.sh                     # GPUs 4-7: Qwen2.5-VL-72B-Instruct judges answers
 #   LAYOUT=node8 bash deepeyes.sh rollout    # GPU 3: vLLM plays the trajectories
 #   LAYOUT=node8 bash deepeyes.sh train      # GPUs 0-2: GRPO
+#
+# Crops are cut from the view, the picture as the model saw it: of a picture above MAX_PIXELS they show no new pixel.
+# DEEPEYES_CROP_SOURCE=original, for rollout and train alike, cuts the picture itself.
 
 # shellcheck shell=bash disable=SC2034 # deepeyes.sh reads all of it
 ROLLOUT_GPUS="${ROLLOUT_GPUS:-3}"

@@ -10,6 +10,9 @@
 #   bash deepeyes.sh train
 #
 # The rollout server of swift asks for no key: keep it in a closed network.
+#
+# Crops are cut from the view, the picture as the model saw it: of a picture above MAX_PIXELS they show no new pixel.
+# DEEPEYES_CROP_SOURCE=original, for rollout and train alike, cuts the picture itself.
 
 # shellcheck shell=bash disable=SC2034 # deepeyes.sh reads all of it
 ROLLOUT_GPUS="${ROLLOUT_GPUS:-0,1}"

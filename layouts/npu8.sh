@@ -4,6 +4,9 @@
 #   LAYOUT=npu8 DEEPEYES_JUDGE_URLS=http://10.0.0.7:18901/v1 DEEPEYES_JUDGE_API_KEY=secret bash deepeyes.sh train    # NPUs 0-5
 #
 # `setup` has no packages for NPUs: bring an environment of your own with SWIFT=/path/to/bin/swift.
+#
+# Crops are cut from the view, the picture as the model saw it: of a picture above MAX_PIXELS they show no new pixel.
+# DEEPEYES_CROP_SOURCE=original, for rollout and train alike, cuts the picture itself.
 
 # shellcheck shell=bash disable=SC2034 # deepeyes.sh reads all of it
 DEVICES_VARIABLE=ASCEND_RT_VISIBLE_DEVICES

@@ -114,6 +114,11 @@ class Rehearsal:
 
     def _settle(self) -> None:
         """Makes model and rows, and the settings that follow from the layout."""
+        nodes = self.environment.pop("NNODES", "1")
+        for name in ("NODE_RANK", "MASTER_ADDR"):
+            self.environment.pop(name, None)
+        if nodes != "1":
+            print(f"one node of the {nodes}: with more of them, ZeRO-3 takes less memory on each GPU", flush=True)
         self.train = self._plan()
         self.real_datasets = self.train.options.get("dataset", ())
         on_cpu = not self.train.environment.get("CUDA_VISIBLE_DEVICES", "")
