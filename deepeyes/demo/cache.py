@@ -20,10 +20,11 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGE = ROOT / "deepeyes"
 PLUGIN = ROOT / "deepeyes_plugin.py"
+ROOMS = ("calls", "images", "judging")
 PLUGIN_FILES = (
     PLUGIN.name,
     *sorted(str(path.relative_to(PACKAGE)) for path in PACKAGE.glob("*.py")),
-    *sorted(str(path.relative_to(PACKAGE)) for path in PACKAGE.glob("[ij]*/*.py")),
+    *sorted(str(path.relative_to(PACKAGE)) for room in ROOMS for path in PACKAGE.glob(f"{room}/*.py")),
 )
 """The plugin and the parts of the package that it stands on."""
 TINY_MODEL_FILES = tuple(sorted(str(path.relative_to(PACKAGE)) for path in PACKAGE.glob("tiny_model/*.py")))
