@@ -17,7 +17,6 @@ write.
 
 from __future__ import annotations
 
-import argparse
 import concurrent.futures.process
 import contextlib
 import os
@@ -27,6 +26,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from deepeyes.arguments import Parser
 from deepeyes.data.checking import MAX_PIXELS, Plan, check_file, make_pool
 from deepeyes.data.comparing import find_known, find_repeats
 from deepeyes.data.converting import READERS, converter, source_names
@@ -42,6 +42,7 @@ from deepeyes.errors import DataFileError
 from deepeyes.settings import Coordinates
 
 if TYPE_CHECKING:
+    import argparse
     from collections.abc import Mapping, Sequence
 
     from deepeyes.data.findings import FileReport
@@ -50,7 +51,7 @@ if TYPE_CHECKING:
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     """Parses the command line."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="bash deepeyes.sh data",
         description="Fetch the official data, check every row of it or of own data, and write it mended.",
         epilog="Exit status: 0 all well; 1 rows to drop or to mend, no row, a file that is not the published one, or "

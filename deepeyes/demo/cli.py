@@ -17,6 +17,7 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+from deepeyes.arguments import Parser
 from deepeyes.demo import stages
 from deepeyes.demo.cache import Cache, cache_directory
 from deepeyes.demo.console import Console
@@ -43,7 +44,7 @@ def main(arguments: list[str] | None = None) -> int:
     Returns:
         The exit status.
     """
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="deepeyes.sh demo",
         description="A tiny Qwen2.5-VL learns by GRPO to zoom, on the CPU, through the real swift rlhf and the plugin.",
     )

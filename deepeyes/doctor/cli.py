@@ -13,7 +13,6 @@ Exit status: 0 no error, 1 an error, 2 a wrong command line.
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import subprocess
@@ -21,6 +20,7 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
+from deepeyes.arguments import Parser
 from deepeyes.doctor.checklist import checks_of
 from deepeyes.doctor.findings import Finding, Level
 from deepeyes.doctor.packages import PACKAGES, check_packages, check_python
@@ -87,7 +87,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(json.dumps(load_row(json.loads(words[1]))))
         return 0
     cut = words.index("--") if "--" in words else len(words)
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="bash deepeyes.sh doctor",
         description="Check all that a run needs. What follows -- would go to swift, and is checked with it.",
         epilog="Exit status: 0 no error, 1 an error, 2 a wrong command line.",

@@ -27,6 +27,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from deepeyes.arguments import Parser
 from deepeyes.errors import DataError
 from deepeyes.evaluation.bench import BadRow, Bench, EvalError, Item, read_bench
 from deepeyes.judging.judge import Judge
@@ -54,9 +55,7 @@ class UsageError(EvalError):
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     """Parses the command line of an evaluation."""
     env = os.environ
-    parser = argparse.ArgumentParser(
-        prog="deepeyes.sh eval", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = Parser(prog="deepeyes.sh eval", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
     add("--bench", required=True, help="vstar, hrbench4k, hrbench8k, or a .parquet, .tsv or .jsonl file")
     add("--data", type=Path, help="folder (or file) of the benchmark")
@@ -463,9 +462,7 @@ def compare(arguments: Sequence[str]) -> int:
     """Compares two runs and prints the table."""
     from deepeyes.evaluation import reporting as eval_report  # noqa: PLC0415 - with scipy, which takes a second
 
-    parser = argparse.ArgumentParser(
-        prog="deepeyes.sh eval compare", description="Compares two runs, question by question."
-    )
+    parser = Parser(prog="deepeyes.sh eval compare", description="Compares two runs, question by question.")
     parser.add_argument("run_a", type=Path, help="folder of a run")
     parser.add_argument("run_b", type=Path, help="folder of another")
     parser.add_argument("--json", action="store_true", help="print the figures as JSON")

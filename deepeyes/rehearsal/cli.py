@@ -25,6 +25,7 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
+from deepeyes.arguments import Parser
 from deepeyes.launch import PlanError
 from deepeyes.rehearsal.run import Rehearsal
 from deepeyes.rehearsal.table import show_failure, show_figures
@@ -40,7 +41,7 @@ def interrupt(number: int, _frame: object) -> NoReturn:
 
 def make_parser() -> argparse.ArgumentParser:
     """Returns the command line."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="bash deepeyes.sh rehearse",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,

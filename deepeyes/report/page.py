@@ -10,7 +10,6 @@ is no trace, `completions.jsonl`).
 
 from __future__ import annotations
 
-import argparse
 import base64
 import hashlib
 import html
@@ -27,6 +26,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from PIL import Image
+
+from deepeyes.arguments import Parser
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -526,7 +527,7 @@ def write_screenshots(page: Path, folder: Path) -> list[Path]:
 
 def main() -> int:
     """Run the program; returns its exit code."""
-    parser = argparse.ArgumentParser(prog="deepeyes.sh report", description=(__doc__ or "").partition("\n\n")[0])
+    parser = Parser(prog="deepeyes.sh report", description=(__doc__ or "").partition("\n\n")[0])
     parser.add_argument("run_dir", type=Path, help="folder of a run (trace, swift's output), or of several: the newest")
     parser.add_argument("--out", type=Path, help="the page (default: RUN_DIR/report.html)")
     parser.add_argument(

@@ -24,6 +24,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from deepeyes.arguments import Parser
 from deepeyes.dataset.official import HOLDOUT_NAME
 from deepeyes.environment import read_settings
 from deepeyes.errors import DataFileError, JudgeError
@@ -44,7 +45,7 @@ if TYPE_CHECKING:
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     """Parses the command line."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="bash deepeyes.sh select",
         description="Play a policy on training rows, and keep those that it can learn from.",
         epilog="Exit status: 0 all rows were played and some are kept; 1 trajectories are missing, or nothing is kept; "

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING
 
 import uvicorn
 
+from deepeyes.arguments import Parser
 from deepeyes.playing.endpoint import EndpointError
 from deepeyes.serving.options import LIMITS, UsageError, add_model_options, chat_opener, whole
 from deepeyes.serving.routes import make_app
@@ -36,9 +37,7 @@ BACKLOG = 2048  # connections that wait to be taken
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     """Parses the command line of `serve`."""
-    parser = argparse.ArgumentParser(
-        prog="deepeyes.sh serve", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = Parser(prog="deepeyes.sh serve", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
     add("--url", required=True, help="base URL of the model's endpoint, as http://127.0.0.1:8000/v1")
     add("--model", help="its served name (default: the first of /models)")

@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any
 
 from PIL import Image
 
+from deepeyes.arguments import Parser
 from deepeyes.playing.pictures import read_image as read_bytes
 from deepeyes.serving.ask.deploy import DeployError, deployed, model_type
 from deepeyes.serving.ask.graphics import Protocol, find_protocol
@@ -52,9 +53,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     if "--" in words:
         at = words.index("--")
         words, swift = words[:at], words[at + 1 :]
-    parser = argparse.ArgumentParser(
-        prog="deepeyes.sh ask", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = Parser(prog="deepeyes.sh ask", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
     add("words", nargs="+", metavar="IMAGE... QUESTION", help="files or URLs of pictures, then the question")
     where = parser.add_mutually_exclusive_group(required=True)
