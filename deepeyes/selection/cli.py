@@ -84,6 +84,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     add("--max-tokens", type=int, default=env.get("MAX_COMPLETION_LENGTH") or 2048, help="of a turn (%(default)s)")
     add("--max-turns", type=int, default=env.get("MAX_TURNS") or 5, help="default: MAX_TURNS, else %(default)s")
     add("--max-pixels", type=int, default=env.get("MAX_PIXELS") or 602112, help="of a view; as in training")
+    add("--extra", type=_json_object, help="further fields of every request, as JSON: '{\"min_p\": 0.05}'")
     add("--seed", type=int, default=0, help="of the sampling (%(default)s)")
     add("--concurrency", type=int, default=32, help="trajectories under way (%(default)s)")
     add("--timeout", type=float, default=300.0, help="seconds for one reply (%(default)s)")
@@ -109,6 +110,16 @@ def _samples(text: str) -> int:
     if not 0 <= number <= MAX_SAMPLES:
         raise argparse.ArgumentTypeError(f"{text} is not from 0 to {MAX_SAMPLES}")
     return number
+
+
+def _json_object(text: str) -> dict[str, Any]:
+    try:
+        value = json.loads(text)
+    except ValueError:
+        value = None
+    if not isinstance(value, dict):
+        raise argparse.ArgumentTypeError(f"{text} is no object of JSON, as '{{\"min_p\": 0.05}}'")
+    return value
 
 
 def _share(text: str) -> float:

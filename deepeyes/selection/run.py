@@ -68,7 +68,7 @@ class Run:
             out=options.out,
             sources=sources,
             settings=settings,
-            access=Access(options.url, key, options.retries, options.timeout),
+            access=Access(options.url, key, options.retries, options.timeout, extra=options.extra),
             model=options.model,
             family=options.family,
             sampling=Sampling(
@@ -89,6 +89,7 @@ class Run:
             "temperature": self.sampling.temperature,
             "max_tokens": self.sampling.max_tokens,
             "seed": self.sampling.seed,
+            "extra": self.access.extra,
             "max_turns": self.max_turns,
             "max_pixels": self.max_pixels,
             "rules": self.settings.rules.value,

@@ -64,3 +64,20 @@ class TestData:
 
     def test_hub_id_is_left_to_swift(self) -> None:
         assert only(self.check("AI-ModelScope/some-data")).level is Level.WARNING
+
+    @pytest.mark.parametrize(
+        "changes", [{"reward_model": {"ground_truth": 5}}, {"messages": [{"role": "user", "content": "<image>q"}]}]
+    )
+    def test_rows_that_have_to_be_mended_are_an_error_with_the_command(
+        self, tmp_path: Path, changes: dict[str, Any]
+    ) -> None:
+        finding = only(
+            self.check(save(tmp_path / "a.parquet", [make_row(n, **changes) for n in range(2)], schema=None))
+        )
+        assert finding.level is Level.ERROR
+        assert "--out prepared" in finding.mend
+
+    def test_rows_in_another_shape_that_swift_reads_are_fine(self, tmp_path: Path) -> None:
+        (tmp_path / "1.png").write_bytes(picture(1))
+        path = save(tmp_path / "a.jsonl", [make_row(0, images=str(tmp_path / "1.png"))])
+        assert only(self.check(path)).level is Level.OK
