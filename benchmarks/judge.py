@@ -24,7 +24,7 @@ sys.path.insert(0, str(ROOT))
 
 import openai  # noqa: E402 - the path comes first
 
-from deepeyes.judging.client import MAX_VERDICT_TOKENS, JudgeClient  # noqa: E402 - likewise
+from deepeyes.judging.client import JudgeClient  # noqa: E402 - likewise
 from deepeyes.judging.judge import Judge  # noqa: E402 - likewise
 from deepeyes.settings import JudgeSettings, Scoring, Settings  # noqa: E402 - likewise
 from deepeyes.verdicts import Question, fill_prompt  # noqa: E402 - likewise
@@ -83,7 +83,7 @@ def ask_one_by_one(url: str, model: str) -> None:
             client.chat.completions.create(
                 model=model,
                 messages=[{"role": "user", "content": fill_prompt(JudgeSettings().visual_prompt, question)}],
-                max_tokens=MAX_VERDICT_TOKENS,
+                max_tokens=JudgeSettings().max_tokens,
             )
 
 
@@ -98,7 +98,7 @@ async def ask_with_sdk(url: str, model: str) -> list[float]:
                     client.chat.completions.create(
                         model=model,
                         messages=[{"role": "user", "content": fill_prompt(JudgeSettings().visual_prompt, question)}],
-                        max_tokens=MAX_VERDICT_TOKENS,
+                        max_tokens=JudgeSettings().max_tokens,
                     )
                     for question in questions(ANSWERS)
                 ]

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from deepeyes.markers import forges_markers
 from deepeyes.settings import Rules, Scoring
 from deepeyes.verdicts import MAX_ANSWER_CHARS, Verdict
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 GLM_BOX = re.compile(r"<\|(?:begin|end)_of_box\|>")  # GLM-4.xV puts its answers between these two tokens
 
@@ -82,6 +86,15 @@ def is_balanced(text: str, tag: str) -> bool:
     return depth == 0
 
 
+_ANSWER_TAG = re.compile(r"<\s{0,9}(/?)\s{0,9}answer\s{0,9}>", re.IGNORECASE)
+
+
+def _is_well_tagged(spoken: Sequence[str]) -> bool:
+    """Tells whether the tags in turns without their thoughts balance, and none is written with capitals or spaces."""
+    exact = all(tag[0] == f"<{tag[1]}answer>" for turn in spoken for tag in _ANSWER_TAG.finditer(turn))
+    return exact and all(is_balanced(turn, tag) for turn in spoken for tag in ("answer", "tool_call"))
+
+
 def boxed(text: str, rules: Rules) -> list[str]:
     r"""Returns the contents of each non-empty `\boxed{...}` in `text`.
 
@@ -111,7 +124,7 @@ def read_answer(trajectory: Trajectory, rules: Rules) -> Reading:
 def read_visual(trajectory: Trajectory, rules: Rules) -> Reading:
     """Reads the `<answer>` of a trajectory.
 
-    Source: `compute_score` of the authors' `vl_agent.py`; README, "Deviations" 1, 2 and 4.
+    Source: `compute_score` of the authors' `vl_agent.py`; docs/rewards.md, deviations 1, 2 and 4.
     """
     text = trajectory.text()
     if rules is Rules.OFFICIAL:
@@ -120,22 +133,23 @@ def read_visual(trajectory: Trajectory, rules: Rules) -> Reading:
         well_formed &= tail.count("<answer>") == tail.count("</answer>")
         return _settle(text.split("<answer>")[-1].split("</answer>")[0].strip(), well_formed, trajectory, rules)
     turns = trajectory.turns
+    spoken = [outside_think(turn) for turn in turns]
     well_formed = sum(turn.count("<think>") - turn.count("</think>") for turn in turns) == 0
-    well_formed &= all(is_balanced(turn, tag) for turn in turns for tag in ("answer", "tool_call"))
-    answers = blocks(outside_think(turns[-1]), "answer", innermost=True) if turns else []
+    well_formed &= _is_well_tagged(spoken)
+    answers = blocks(_ANSWER_TAG.sub(r"<\1answer>", spoken[-1]), "answer", innermost=True) if turns else []
     return _settle(GLM_BOX.sub("", answers[-1]).strip() if answers else None, well_formed, trajectory, rules)
 
 
 def read_math(trajectory: Trajectory, rules: Rules) -> Reading:
     r"""Reads the `\boxed{}` of a trajectory.
 
-    Source: `compute_score_math` of the authors' `vl_agent.py`; README, "Deviations" 2, 3 and 4.
+    Source: `compute_score_math` of the authors' `vl_agent.py`; docs/rewards.md, deviations 2, 3 and 4.
     """
     text = trajectory.text()
     found = boxed(text.split("</think>")[-1], rules)
     well_formed = text.count("<think>") == text.count("</think>") and len(found) == 1
     if rules is Rules.CORRECTED:
-        well_formed &= all(is_balanced(turn, tag) for turn in trajectory.turns for tag in ("answer", "tool_call"))
+        well_formed &= _is_well_tagged([outside_think(turn) for turn in trajectory.turns])
     return _settle(found[-1] if found else None, well_formed, trajectory, rules)
 
 
@@ -150,11 +164,12 @@ def _settle(answer: str | None, well_formed: bool, trajectory: Trajectory, rules
         return Reading(answer, well_formed, Verdict(correct=False, source="no_answer"))
     if rules is Rules.CORRECTED and forges_markers(answer):
         return Reading(answer, well_formed, Verdict(correct=False, source="forged"))
-    if normalise(answer) == normalise(trajectory.reference) != "":
+    if _tidy(answer, trajectory.scoring) == _tidy(trajectory.reference, trajectory.scoring) != "":
         return Reading(answer, well_formed, Verdict(correct=True, source="equal"))
     return Reading(answer, well_formed)
 
 
-def normalise(text: str) -> str:
-    """Sets case, runs of spaces and end punctuation aside."""
-    return " ".join(text.split()).rstrip(".!?,;: ").casefold()
+def _tidy(text: str, scoring: Scoring) -> str:
+    """Sets runs of spaces and end punctuation aside, and capitals too; not capitals and "!" in mathematics."""
+    text = " ".join(text.split())
+    return text.rstrip(".?,;: ") if scoring is Scoring.MATH else text.rstrip(".!?,;: ").casefold()

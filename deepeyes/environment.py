@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import json
 from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -70,6 +71,18 @@ def _prompt(path: str) -> str:
     return prompt
 
 
+def _extra(value: str) -> tuple[tuple[str, Any], ...]:
+    try:
+        extra = json.loads(value)
+    except ValueError:
+        extra = None
+    if not isinstance(extra, dict):
+        raise ValueError(  # noqa: TRY004 - pydantic takes no TypeError
+            'expected a JSON object, such as {"chat_template_kwargs": {"enable_thinking": false}}'
+        )
+    return tuple(extra.items())
+
+
 PositiveInt = Annotated[int, Field(gt=0, description="a whole number above 0")]
 PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False, description="a number above 0")]
 
@@ -86,6 +99,9 @@ class _Environment(BaseSettings):
     judge_concurrency: PositiveInt = _JUDGE.concurrency
     judge_timeout: PositiveFloat = _JUDGE.timeout
     judge_patience: PositiveFloat = _JUDGE.patience
+    judge_max_tokens: PositiveInt = _JUDGE.max_tokens
+    judge_extra: Annotated[Any, NoDecode, AfterValidator(_extra)] = _JUDGE.extra
+    judge_ahead: Annotated[bool, Field(description="true or false")] = _JUDGE.ahead
     judge_prompt_visual: Annotated[str, AfterValidator(_prompt)] = _JUDGE.visual_prompt
     judge_prompt_math: Annotated[str, AfterValidator(_prompt)] = _JUDGE.math_prompt
     rules: Rules = Rules.CORRECTED

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from deepeyes.errors import DataError
 from deepeyes.prompts import MATH_PROMPT, VISUAL_PROMPT
@@ -71,7 +71,7 @@ OFFICIAL_SOURCES = {"vstar": Scoring.VISUAL, "chart": Scoring.VISUAL, "thinklite
 
 @dataclass(frozen=True)
 class JudgeSettings:
-    """Where the judge is and how hard to try; see the table on top of this module."""
+    """Where the judge is, what it is sent, and how hard to try; `extra` is merged into each request."""
 
     kind: JudgeKind = JudgeKind.SERVER
     urls: tuple[str, ...] = ("http://127.0.0.1:18901/v1",)
@@ -80,6 +80,9 @@ class JudgeSettings:
     concurrency: int = 64
     timeout: float = 60.0
     patience: float = 600.0
+    max_tokens: int = 64
+    extra: tuple[tuple[str, Any], ...] = field(default=(), repr=False)
+    ahead: bool = True
     visual_prompt: str = field(default=VISUAL_PROMPT, repr=False)
     math_prompt: str = field(default=MATH_PROMPT, repr=False)
 

@@ -9,7 +9,7 @@ import re
 import unicodedata
 from typing import TYPE_CHECKING, NamedTuple
 
-from deepeyes.markers import MARKERS, PLAIN
+from deepeyes.markers import PLAIN, disarm
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -36,10 +36,12 @@ class Verdict(NamedTuple):
         correct: The verdict.
         source: `judge`, `rule`, `math` or `equal`; where nobody was asked `no_answer`, `too_long` or
             `forged`; and `unparseable` where the judge was asked in vain.
+        ahead: Whether it was asked for when the trajectory ended, before its batch came to the reward.
     """
 
     correct: bool
     source: str
+    ahead: bool = False
 
 
 UNPARSEABLE = Verdict(correct=False, source="unparseable")
@@ -48,7 +50,7 @@ UNPARSEABLE = Verdict(correct=False, source="unparseable")
 def fill_prompt(template: str, question: Question) -> str:
     """Fills a judge prompt in one pass, with the answer on one line, bounded, and unable to forge a marker."""
     answer = "".join(char if char.isprintable() else " " for char in question.answer.translate(PLAIN))
-    answer = MARKERS.sub("…", " ".join(answer.split()))[:MAX_ANSWER_CHARS]
+    answer = disarm(" ".join(answer.split()))[:MAX_ANSWER_CHARS]
     values = {"question": question.question.strip(), "reference": question.reference.strip(), "answer": answer}
     pieces = _split_prompt(template)
     return "".join(values[piece] if place % 2 else piece for place, piece in enumerate(pieces))

@@ -72,15 +72,16 @@ def respond(status: int, body: bytes, headers: str = "", *, pieces: int = 1) -> 
     return act
 
 
-def completion(content: Any) -> bytes:
-    """The body of a chat completion."""
-    message = {"role": "assistant", "content": content}
-    return json.dumps({"object": "chat.completion", "choices": [{"index": 0, "message": message}]}).encode()
+def completion(content: Any, finish_reason: str | None = None, **fields: Any) -> bytes:
+    """The body of a chat completion; `fields` are more of the message, such as `reasoning`."""
+    choice = {"index": 0, "message": {"role": "assistant", "content": content, **fields}}
+    choice |= {"finish_reason": finish_reason} if finish_reason else {}
+    return json.dumps({"object": "chat.completion", "choices": [choice]}).encode()
 
 
-def say(content: Any, *, pieces: int = 1) -> Action:
+def say(content: Any, *, pieces: int = 1, **fields: Any) -> Action:
     """Answers with a chat completion."""
-    return respond(200, completion(content), "Content-Type: application/json\r\n", pieces=pieces)
+    return respond(200, completion(content, **fields), "Content-Type: application/json\r\n", pieces=pieces)
 
 
 async def reset(writer: asyncio.StreamWriter) -> None:

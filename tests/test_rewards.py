@@ -152,7 +152,7 @@ class TestDeviations:
             pytest.param([ZOOM, "<answer>white cup"], 1.8, -0.2, id="1 and 2 answer not closed"),
             pytest.param([ZOOM, "<answer>grey</answer><answer>a cup"], 1.8, 1.8, id="2 last answer not closed"),
             pytest.param(
-                ["<think><answer>a</think>" + CALL, "<think>b</think><answer>white cup</answer>"],
+                ["<think>a</think><answer>" + CALL, "<think>b</think><answer>white cup</answer>"],
                 2.0,
                 1.8,
                 id="2 answer not closed in an earlier turn",

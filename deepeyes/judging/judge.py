@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
-import re
 import threading
 import time
 from dataclasses import replace
@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from cachetools import LRUCache
 
+from deepeyes.judging.background import BackgroundLoop
 from deepeyes.judging.client import JudgeClient
 from deepeyes.judging.mathematics import MathVerifier
 from deepeyes.judging.rule import rule_verdict
@@ -21,6 +22,7 @@ from deepeyes.verdicts import UNPARSEABLE, Question, Verdict
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from concurrent.futures import Future
 
 
 VERDICT_CACHE_SIZE = (
@@ -35,18 +37,32 @@ def judge_of_process(settings: Settings) -> Judge:
 
 
 class Judge:
-    """Verdicts for a process: what is known, then mathematics, then the rule judge or the server."""
+    """Verdicts for a process: what is known, then mathematics, then the rule judge or the server.
+
+    All that waits runs in one event loop on a thread of its own, and so needs no locks: equal questions find the same
+    task, whoever asks and when.
+    """
 
     def __init__(self, settings: Settings) -> None:
         """Makes a judge; nothing is started or sent yet."""
         self.stats = JudgeStats()
         self._settings = settings
         self._known: LRUCache[Question, Verdict] = LRUCache(VERDICT_CACHE_SIZE)
-        self._lock = threading.Lock()
+        self._unread: set[Question] = set()  # in this step; the next one asks again
+        self._step: object = None
+        self._tasks: dict[Question, _Task] = {}
         self._math = MathVerifier()
+        self._start = threading.Lock()
+        self._background: BackgroundLoop | None = None
         self._client: JudgeClient | None = None
         if settings.judge.kind is JudgeKind.RULE:
             logger.info("judge: the rule judge of the plugin (DEEPEYES_JUDGE=rule); no LLM is asked")
+
+    def begin(self, step: object) -> None:
+        """Says which step the next batches are of; what could not be read in another step is asked again."""
+        if step != self._step:
+            self._step = step
+            self._unread = set()
 
     def verdicts(self, questions: Sequence[Question]) -> list[Verdict]:
         """Judges questions; equal ones cost one call, now and later, in whatever thread they come.
@@ -54,49 +70,128 @@ class Judge:
         Raises:
             JudgeError: See `JudgeClient.verdicts`.
         """
-        with self._lock:  # one batch at a time, so that the second of two equal ones finds its verdicts known
-            start, before = time.monotonic(), replace(self.stats)
-            distinct = dict.fromkeys(questions)
-            asked = [question for question in distinct if question not in self._known]
-            if asked:  # a new step: what the judge could not say before it may say now
-                asked = [question for question in distinct if self._known.get(question, UNPARSEABLE) == UNPARSEABLE]
-            verdicts = self._ask(asked)
-            known = {question: verdicts.get(question) or self._known[question] for question in distinct}
-            self._known.update(known)
-            self.stats.cache_hits += len(questions) - len(asked)
-            self.stats.seconds += time.monotonic() - start
-            step = self.stats.since(before)
-            if step.questions and os.environ.get("RANK", "0") in ("0", "-1"):
-                logger.info("judge: %s", step)
-            return [known[question] for question in questions]
+        if not questions:
+            return []
+        return self._loop().run(self._answer_all(questions))
+
+    def ask_ahead(self, question: Question) -> Future[Verdict | None]:
+        """Asks one question before its batch comes, in one call; None where that gives no verdict.
+
+        A batch that comes meanwhile finds the question under way, and asks again only where it got no verdict.
+        """
+        return self._loop().start(self._answer_ahead(question))
+
+    @property
+    def latency(self) -> float:
+        """Seconds that the server takes for a call; nan before its first reply, 0 where there is no server."""
+        if self._settings.judge.kind is JudgeKind.RULE:
+            return 0.0
+        return self._client.latency if self._client else float("nan")
 
     def close(self) -> None:
-        """Ends what the judge started: the child that verifies mathematics, and the client."""
+        """Ends what the judge started: the processes that verify mathematics, the client and the thread."""
         self._math.close()
         if self._client is not None:
             self._client.close()
+        if self._background is not None:
+            self._background.close()
 
-    def _ask(self, questions: list[Question]) -> dict[Question, Verdict]:
-        verdicts = {
-            question: Verdict(correct=True, source="math")
-            for question in questions
-            if question.scoring is Scoring.MATH
-            and self._math.equal(question.reference, question.answer, self._settings.rules)
-        }
-        rest = [question for question in questions if question not in verdicts]
-        if self._settings.judge.kind is JudgeKind.RULE:
-            verdicts.update((question, Verdict(self._agrees(question), "rule")) for question in rest)
-        elif rest:
-            if self._client is None:
-                self._client = JudgeClient(self._settings.judge, self.stats)
-            verdicts.update(zip(rest, self._client.verdicts(rest), strict=True))
-        return verdicts
+    def _loop(self) -> BackgroundLoop:
+        with self._start:
+            if self._background is None:
+                self._background = BackgroundLoop()
+                if self._settings.judge.kind is JudgeKind.SERVER:
+                    self._client = JudgeClient(self._settings.judge, self.stats, self._background)
+            return self._background
 
-    def _agrees(self, question: Question) -> bool:
-        """Asks the rule judge; where the reference is a number or a formula, math_verify too."""
-        if rule_verdict(*question[1:]):
+    async def _answer_all(self, questions: Sequence[Question]) -> list[Verdict]:
+        start, before = time.monotonic(), replace(self.stats)
+        distinct = dict.fromkeys(questions)
+        known: dict[Question, Verdict] = {one: self._known[one] for one in distinct if one in self._known}
+        if len(known) + sum(one in self._unread for one in distinct) < len(distinct):  # another batch of this step
+            self._unread = set()
+        known |= dict.fromkeys((one for one in distinct if one in self._unread and one not in known), UNPARSEABLE)
+        asked = [question for question in distinct if question not in known]
+        found = await self._take(asked)
+        if self._client is not None and found:
+            self._client.check(found)
+        self._unread |= {question for question, verdict in found.items() if verdict == UNPARSEABLE}
+        known |= found
+        self.stats.cache_hits += len(questions) - len(asked)
+        self.stats.seconds += time.monotonic() - start
+        step = self.stats.since(before)
+        if asked and step.questions and os.environ.get("RANK", "0") in ("0", "-1"):
+            logger.info("judge: %s", step)
+        return [known[question] for question in questions]
+
+    async def _take(self, asked: Sequence[Question]) -> dict[Question, Verdict]:
+        """Waits for the verdict of each question; one error, or a cancellation, ends what nobody else waits for."""
+        tasks = {question: self._task(question) for question in asked}
+        for task in tasks.values():
+            task.waiting += 1
+        try:
+            verdicts = await asyncio.gather(*[asyncio.shield(task.work) for task in tasks.values()])
+        finally:
+            for task in tasks.values():
+                task.waiting -= 1
+                if not task.waiting:
+                    task.work.cancel()
+        found = dict(zip(asked, verdicts, strict=True))
+        rest = [question for question, verdict in found.items() if verdict is None]  # asked ahead, in vain
+        return {**found, **(await self._take(rest) if rest else {})}  # type: ignore[dict-item]  # `rest` holds every None
+
+    async def _answer_ahead(self, question: Question) -> Verdict | None:
+        if question in self._known:
+            return self._known[question]
+        task = self._task(question, once=True)
+        task.waiting += 1
+        try:
+            return await asyncio.shield(task.work)
+        finally:
+            task.waiting -= 1
+            if not task.waiting:
+                task.work.cancel()
+
+    def _task(self, question: Question, *, once: bool = False) -> _Task:
+        """Returns the task that judges a question, started where there is none."""
+        task = self._tasks.get(question)
+        if task is None:
+            work = asyncio.ensure_future(self._judge(question, once=once))
+            task = self._tasks[question] = _Task(work)
+            work.add_done_callback(lambda done: self._finish(question, done))
+        return task
+
+    def _finish(self, question: Question, done: asyncio.Task[Verdict | None]) -> None:
+        self._tasks.pop(question)
+        if not done.cancelled() and done.exception() is None:
+            verdict = done.result()
+            if verdict not in (None, UNPARSEABLE):
+                self._known[question] = verdict
+
+    async def _judge(self, question: Question, *, once: bool) -> Verdict | None:
+        if question.scoring is Scoring.MATH and await self._is_equal(question, self._settings.rules):
+            return Verdict(correct=True, source="math", ahead=once)
+        if self._client is None:
+            return Verdict(await self._agrees(question), "rule", ahead=once)
+        if once:
+            verdict = await self._client.judge_once(question)
+            return verdict._replace(ahead=True) if verdict else None
+        return await self._client.judge(question)
+
+    async def _agrees(self, question: Question) -> bool:
+        """Asks the rule judge, and mathematics where the reference is a formula."""
+        if rule_verdict(*question[1:], exact_case=question.scoring is Scoring.MATH):
             return True
-        formula = question.scoring is Scoring.VISUAL and re.fullmatch(
-            r"[^A-Za-z]*\d[^A-Za-z]*|\S*\\\S*", question.reference
-        )
-        return bool(formula) and self._math.equal(question.reference, question.answer, Rules.CORRECTED)
+        return "\\" in question.reference and await self._is_equal(question, Rules.CORRECTED)
+
+    async def _is_equal(self, question: Question, rules: Rules) -> bool:
+        known = self._math.at_once(question.reference, question.answer, rules)
+        return known if isinstance(known, bool) else await asyncio.wrap_future(self._math.confirm(known))
+
+
+class _Task:
+    """A question under way, and how many wait for its verdict."""
+
+    def __init__(self, work: asyncio.Task[Verdict | None]) -> None:
+        self.work = work
+        self.waiting = 0

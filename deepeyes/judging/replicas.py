@@ -6,8 +6,9 @@ import contextlib
 import math
 import random
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from email.utils import parsedate_to_datetime
+from enum import Enum
 
 from deepeyes.log import logger
 
@@ -16,13 +17,29 @@ TELL_AFTER = 3  # failures in a row; fewer are everyday life, and the counters h
 MAX_RETRY_AFTER = 60.0  # seconds; a server may ask for longer, we look again after this
 
 
+class Patience(Enum):
+    """How long a fault may stay with one prompt while other prompts are answered, until that prompt is given up."""
+
+    REFUSED = "three tries: a status such as 400, which no second try mends unless the first was unlucky"
+    STUCK = "three tries: a status 500, or no reply in time"
+    BUSY = "as long as one call may take, and several tries: a full queue, a gateway, a garbled reply"
+    GONE = "for ever: nobody was there who could have minded the prompt"
+
+
 class TransientError(Exception):
     """A fault after which the same request may succeed."""
 
-    def __init__(self, cause: str, retry_after: float = 0.0) -> None:
-        """Makes a fault of that cause; the server asks for `retry_after` seconds of rest."""
+    def __init__(self, cause: str, retry_after: float = 0.0, patience: Patience = Patience.BUSY) -> None:
+        """Makes a fault of that cause.
+
+        Args:
+            cause: In the server's own words where it has some.
+            retry_after: Seconds of rest that the server asks for.
+            patience: How long it may stay with one prompt.
+        """
         super().__init__(cause)
         self.retry_after = retry_after
+        self.patience = patience
 
 
 def backoff(failures: int, jitter: float) -> float:
@@ -46,10 +63,22 @@ def retry_after_seconds(retry_after: str) -> float:
 
 @dataclass(eq=False)
 class Replica:
-    """One URL. Times are seconds of the monotonic clock; `wasted` is how long the last failed call took."""
+    """One URL.
+
+    Attributes:
+        url: The base URL.
+        model: The name of the model that it serves, once it is known.
+        refuses: Optional fields of a request that the server refused by name.
+        in_flight: Calls that wait for a reply.
+        failures: Failures in a row.
+        failed_at: When the last one was noted, in seconds of the monotonic clock, as all times here.
+        free_at: Until then it is left alone.
+        wasted: Seconds that the last failed call took.
+    """
 
     url: str
     model: str | None = None
+    refuses: set[str] = field(default_factory=set)
     in_flight: int = 0
     failures: int = 0
     failed_at: float = -math.inf

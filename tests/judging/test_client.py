@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 from judge_server import MODEL, JudgeServer, completion, hang, honest, reset, respond, say, stop_halfway, verdict_of
 
 from deepeyes.errors import JudgeError
-from deepeyes.judging.client import MAX_VERDICT_TOKENS, JudgeClient
+from deepeyes.judging.client import JudgeClient
 from deepeyes.judging.replicas import MAX_BACKOFF, MIN_BACKOFF, backoff
 from deepeyes.prompts import VISUAL_PROMPT
 from deepeyes.settings import Scoring
@@ -47,9 +47,6 @@ FAULTS = {
     "no choices": respond(200, b'{"choices": []}'),
     "no message": respond(200, b'{"choices": [{"message": null}]}'),
     "an error inside status 200": respond(200, b'{"error": {"message": "overloaded"}}'),
-    "no content": say(None),
-    "empty content": say(""),
-    "blank content": say(" \n"),
     "content in parts": say([{"type": "text", "text": "Judgement: 1"}]),
     "a megabyte": say("Judgement: 1 " * 100_000),
     "no HTTP": lambda writer: _write(writer, b"SSH-2.0-OpenSSH_9.6\r\n\r\n"),
@@ -145,15 +142,14 @@ class TestRefusal:
         assert len(server.calls) <= 64
         assert "\n" not in str(caught.value)
 
-    def test_one_refusal_among_many_answers_raises(
+    def test_judge_that_begins_to_refuse_all_raises_with_its_own_words(
         self, server: JudgeServer, connect: Callable[..., JudgeClient]
     ) -> None:
-        server.script = lambda call: respond(400, b"no") if call.answer == "right 5" else honest(call)
-        server.latency = 0.02
-        with pytest.raises(JudgeError, match="status 400: 'no'"):
-            connect(server, concurrency=4).verdicts(questions(100))
-        time.sleep(0.5)
-        assert len(server.calls) < 20  # the rest is not asked
+        client = connect(server)
+        client.verdicts(questions(5))
+        server.script = always(respond(401, b"key revoked"))
+        with pytest.raises(JudgeError, match="status 401: 'key revoked'"):
+            client.verdicts(questions(30, start=5))
 
     def test_client_works_after_an_error(self, server: JudgeServer, connect: Callable[..., JudgeClient]) -> None:
         server.script = always(respond(400, b"no"))
@@ -201,9 +197,9 @@ class TestOutage:
             (reset, "Server disconnected|reset"),
             (respond(503, b"loading"), "status 503: 'loading'"),
             (respond(429, b"slow down", "Retry-After: 30\r\n"), "status 429: 'slow down'"),
-            (say(""), "a reply with no text"),
+            (respond(500, b"broken"), "status 500: 'broken'"),
         ],
-        ids=["refused", "hang", "reset", "503", "retry-after longer than the patience", "empty"],
+        ids=["refused", "hang", "reset", "503", "retry-after longer than the patience", "500"],
     )
     def test_outage_past_the_patience_raises_one_error_that_says_all(
         self,
@@ -386,6 +382,171 @@ class TestModel:
             connect(server, patience=0.5).verdicts(questions(3))
 
 
+LATENCY = 0.05  # seconds, of the tests with a bound on time
+UNREADABLE = {
+    "no content": say(None),
+    "empty content": say(""),
+    "blank content": say(" \n"),
+    "cut off": say("The reference answer says that the", finish_reason="length"),
+    "thoughts alone": say(None, reasoning="Hm. Is it Judgement: 1?", finish_reason="length"),
+    "thoughts under their older name": say("", reasoning_content="Judgement: 1", finish_reason="stop"),
+    "thoughts that never end": say("<think>Judgement: 1", finish_reason="length"),
+}
+STUCK = {
+    "500": respond(500, b"CUDA assert"),
+    "400 of a content filter": respond(400, b"blocked by the content filter"),
+    "413": respond(413, b"too long"),
+    "422": respond(422, b"no"),
+}
+
+
+class TestOneQuestion:
+    """One question that no judge will ever answer costs one question."""
+
+    @pytest.mark.parametrize("fault", [*UNREADABLE.values(), *STUCK.values()], ids=[*UNREADABLE, *STUCK])
+    def test_of_96_one_is_wrong_and_the_others_are_right(
+        self, server: JudgeServer, connect: Callable[..., JudgeClient], log: list[str], fault: Action
+    ) -> None:
+        server.script = lambda call: fault if call.answer == "right 5" else honest(call)
+        server.latency = LATENCY
+        client, asked = connect(server), questions(96)
+        start = time.monotonic()
+        verdicts = client.verdicts(asked)
+        assert time.monotonic() - start < 3
+        expected = truth(asked)
+        expected[5] = UNPARSEABLE
+        assert verdicts == expected
+        assert sum(call.answer == "right 5" for call in server.calls) == 3
+        assert client.stats.unparseable == 1
+        assert any("1 of 96 questions, which count as wrong" in line for line in log)
+
+    @pytest.mark.parametrize("fault", STUCK.values(), ids=STUCK)
+    @pytest.mark.parametrize("before", [0, 3])
+    def test_alone_in_its_step_it_is_wrong_too(
+        self, server: JudgeServer, connect: Callable[..., JudgeClient], fault: Action, before: int
+    ) -> None:
+        server.script = lambda call: fault if call.answer == "right 5" else honest(call)
+        client = connect(server)
+        client.verdicts(questions(before))
+        assert client.verdicts([questions(6)[5]]) == [UNPARSEABLE]
+
+    def test_prompt_that_hangs_while_others_are_answered_is_wrong(
+        self, server: JudgeServer, connect: Callable[..., JudgeClient]
+    ) -> None:
+        server.script = lambda call: hang if call.answer == "right 1" else honest(call)
+        assert connect(server, timeout=0.3, patience=60.0).verdicts(questions(3)) == [
+            Verdict(correct=False, source="judge"),
+            UNPARSEABLE,
+            Verdict(correct=True, source="judge"),
+        ]
+
+    @pytest.mark.parametrize("fault", [respond(401, b"no key"), respond(500, b"broken")], ids=["401", "500"])
+    def test_replica_that_takes_no_prompt_at_all_costs_no_verdict(
+        self, server: JudgeServer, other: JudgeServer, connect: Callable[..., JudgeClient], fault: Action
+    ) -> None:
+        other.script, server.latency = always(fault), 0.01
+        asked = questions(200)
+        assert connect(server, other).verdicts(asked) == truth(asked)
+
+
+class TestMisconfiguration:
+    """A judge that replies to all, and never with a verdict."""
+
+    @pytest.mark.parametrize("reply", UNREADABLE.values(), ids=UNREADABLE)
+    def test_batch_of_16_without_a_verdict_stops_and_quotes(
+        self, server: JudgeServer, connect: Callable[..., JudgeClient], reply: Action
+    ) -> None:
+        server.script = always(reply)
+        with pytest.raises(JudgeError, match="none of 16 questions got a reply with a verdict") as caught:
+            connect(server).verdicts(questions(16))
+        assert server.url in str(caught.value)
+
+    def test_one_verdict_or_a_smaller_batch_goes_on(
+        self, server: JudgeServer, connect: Callable[..., JudgeClient]
+    ) -> None:
+        server.script = lambda call: honest(call) if call.answer == "right 1" else say("")
+        client = connect(server)
+        assert client.verdicts(questions(40)).count(UNPARSEABLE) == 39
+        server.script = always(say(""))
+        assert client.verdicts(questions(15, start=50)) == [UNPARSEABLE] * 15
+
+    @pytest.mark.parametrize("name", [name for name in UNREADABLE if "thoughts" in name])
+    def test_judge_that_only_thinks_is_told_what_mends_it(
+        self, server: JudgeServer, connect: Callable[..., JudgeClient], name: str
+    ) -> None:
+        server.script = always(UNREADABLE[name])
+        with pytest.raises(JudgeError, match=r"spends its tokens on thoughts.*enable_thinking.*JUDGE_MAX_TOKENS"):
+            connect(server).verdicts(questions(20))
+
+
+class TestRequestFields:
+    """What a request holds, and servers that refuse a part of it."""
+
+    def test_settings_give_the_room_and_the_extra_fields(
+        self, server: JudgeServer, connect: Callable[..., JudgeClient]
+    ) -> None:
+        extra = (("chat_template_kwargs", {"enable_thinking": False}), ("temperature", 0.3))
+        connect(server, max_tokens=200, extra=extra).verdicts(questions(1))
+        body = server.calls[0].body
+        assert (body["max_tokens"], body["temperature"]) == (200, 0.3)
+        assert body["chat_template_kwargs"] == {"enable_thinking": False}
+
+    @pytest.mark.parametrize(
+        ("field", "refusal"),
+        [
+            ("seed", (400, "Unsupported parameter: 'seed'")),
+            (
+                "temperature",
+                (400, "'temperature' does not support 0.0 with this model. Only the default is supported."),
+            ),
+            ("max_tokens", (400, "Unsupported parameter: 'max_tokens'. Use 'max_completion_tokens' instead.")),
+            ("seed", (422, "body.seed: Extra inputs are not permitted")),
+        ],
+    )
+    def test_field_that_a_server_refuses_is_left_out_from_then_on(
+        self, server: JudgeServer, connect: Callable[..., JudgeClient], field: str, refusal: tuple[int, str]
+    ) -> None:
+        status, words = refusal
+        server.script = lambda call: respond(status, words.encode()) if field in call.body else honest(call)
+        server.latency = 0.02
+        client, asked = connect(server), questions(40)
+        assert client.verdicts(asked) == truth(asked)
+        calls = len(server.calls)
+        assert client.verdicts(questions(40, start=40)) == truth(questions(40, start=40))
+        assert len(server.calls) == calls + 40
+        body = server.calls[-1].body
+        assert field not in body
+        assert ("max_completion_tokens" in body) == (field == "max_tokens")
+
+    def test_refused_field_is_told_once(
+        self, server: JudgeServer, connect: Callable[..., JudgeClient], log: list[str]
+    ) -> None:
+        server.script = lambda call: respond(400, b"unknown field seed") if "seed" in call.body else honest(call)
+        connect(server).verdicts(questions(40))
+        assert sum("refuses seed" in line for line in log) == 1
+
+    def test_server_that_refuses_all_of_them_is_asked_without(
+        self, server: JudgeServer, connect: Callable[..., JudgeClient]
+    ) -> None:
+        names = ("seed", "temperature", "max_tokens", "max_completion_tokens")
+
+        def script(call: Call) -> Action:
+            bad = next((name for name in names if name in call.body), None)
+            return respond(400, f"{bad} is not supported".encode()) if bad else honest(call)
+
+        server.script = script
+        asked = questions(5)
+        assert connect(server).verdicts(asked) == truth(asked)
+
+    def test_prompt_that_is_too_long_is_no_refused_field(
+        self, server: JudgeServer, connect: Callable[..., JudgeClient]
+    ) -> None:
+        long = b"'max_tokens' is too large: 64. The maximum context length is 2048 tokens and your request has 2100."
+        server.script = lambda call: respond(400, long) if call.answer == "right 1" else honest(call)
+        assert connect(server).verdicts(questions(4))[1] == UNPARSEABLE
+        assert "max_tokens" in server.calls[-1].body
+
+
 class TestReply:
     """What is asked, and what becomes of a reply without a verdict."""
 
@@ -394,7 +555,7 @@ class TestReply:
     ) -> None:
         connect(server).verdicts(questions(2))
         first_call, second_call = server.calls
-        assert first_call.body["max_tokens"] == MAX_VERDICT_TOKENS
+        assert first_call.body["max_tokens"] == 64
         assert first_call.body["temperature"] == 0
         assert first_call.headers["authorization"] == f"Bearer {KEY}"
         fixed = VISUAL_PROMPT.partition("{question}")[0]
@@ -464,7 +625,7 @@ class TestCallers:
         client = connect(server)
         for step in range(3):
             asked = questions(32, start=32 * step)
-            assert asyncio.run(client.verdicts_async(asked)) == truth(asked)
+            assert asyncio.run(asyncio.to_thread(client.verdicts, asked)) == truth(asked)
         asked = questions(32, start=96)
         assert client.verdicts(asked) == truth(asked)
         assert server.connections == 32
@@ -478,18 +639,6 @@ class TestCallers:
             return client.verdicts(asked)
 
         assert asyncio.run(reward()) == truth(asked)
-
-    def test_cancelled_batch_hangs_up_and_the_client_lives(
-        self, server: JudgeServer, connect: Callable[..., JudgeClient]
-    ) -> None:
-        server.script = always(hang)
-        client, asked = connect(server, timeout=2.0), questions(10)
-        with pytest.raises(asyncio.TimeoutError):
-            asyncio.run(asyncio.wait_for(client.verdicts_async(asked), 0.5))
-        server.script = honest
-        assert client.verdicts(asked) == truth(asked)
-        time.sleep(2.5)
-        assert client.stats.retries == 0  # nobody waits for the time-out of the first batch
 
     def test_ctrl_c_ends_the_wait_and_the_calls(self, server: JudgeServer, connect: Callable[..., JudgeClient]) -> None:
         server.script = always(hang)
