@@ -21,6 +21,7 @@ ROOT = Path(__file__).resolve().parents[2]
 PACKAGE = ROOT / "deepeyes"
 PLUGIN = ROOT / "deepeyes_plugin.py"
 ROOMS = ("calls", "images", "judging")
+"""Folders of the package that the plugin imports."""
 PLUGIN_FILES = (
     PLUGIN.name,
     *sorted(str(path.relative_to(PACKAGE)) for path in PACKAGE.glob("*.py")),

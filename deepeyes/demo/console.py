@@ -39,7 +39,7 @@ class Console:
         print(f"{clock} [{self._stage}/{self._stages} {self._name}] {text}", flush=True)
 
     def step(self, step: int, steps: int, text: str) -> None:
-        """Print a step of the current stage; what came before its first step, and that one, say nothing of the time."""
+        """Print a step of the current stage, and from the second on the time left: the first includes the start-up."""
         now = time.monotonic()
         if self._first is None or step <= self._first[0]:
             self._first = step, now

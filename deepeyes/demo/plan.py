@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 SEED = 1
-"""Of the figures in docs/demo.md."""
+"""The seed of the figures in docs/demo.md."""
 WARMUP_STEPS = 400
 """At most; the warm-up ends sooner once it reads boxes and crops right."""
 TOOL_USE_WANTED = (0.3, 0.5)
@@ -27,17 +27,17 @@ class Plan:
         seed: Seed of the weights, the pictures and the sampling.
         warmup_steps: Steps of supervised training in plain torch at most, 16 trajectories each.
         mix_steps: Steps of `swift sft`, 8 trajectories each.
-        mix_every: Steps between its checkpoints, of which one is chosen by its tool use.
-        mix_zooms: Share of its trajectories that zoom.
-        mix_hits: Share of those that zoom to the right place: a quarter, as by chance, takes back where to zoom.
-        mix_rate: Its peak learning rate, from which it falls to zero.
+        mix_every: Steps between the checkpoints of `swift sft`, of which one is chosen by its tool use.
+        mix_zooms: Share of the mixed trajectories that zoom.
+        mix_hits: Share of those that zoom to the right place. A quarter, as by chance, makes the policy forget where.
+        mix_rate: Peak learning rate of `swift sft`, from which it falls to zero.
         grpo_steps: Steps of `swift rlhf`.
         prompts: Questions a step: one for each place that a card can have, so that no step teaches one place for all.
         generations: Trajectories a question.
-        learning_rate: Of GRPO.
-        max_grad_norm: Of GRPO. A usual step's norm is 0.1; pushing one long, rambling trajectory down gives ten times
-            as much, and undid in a few steps what it had learned.
-        decay_steps: Its last steps, in which the rate falls to zero.
+        learning_rate: Learning rate of GRPO.
+        max_grad_norm: Largest norm of a GRPO gradient; a larger one is scaled down. A usual step's norm is 0.1. Pushing
+            one long, rambling trajectory down gives ten times as much, which undid in a few steps what was learned.
+        decay_steps: The last steps of GRPO, in which the rate falls to zero.
         held_out: Questions of each evaluation.
         probes: Questions on which a checkpoint of the mix is measured.
     """
