@@ -85,7 +85,7 @@ class TestTrainer:
 @pytest.mark.lengthy
 class TestServer:
     def test_it_plays_behind_a_server_that_is_sent_no_weights(self, tmp_path: Path) -> None:
-        table = rehearse(tmp_path, "--steps", "1", USE_VLLM="true")
+        table = rehearse(tmp_path, "--steps", "1", USE_VLLM="true", ROLLOUT_WAIT="1500")
         assert figure(table, "weight sync") == "none: a CPU has no NCCL"
         assert float(figure(table, "rollout, peak GB of host memory")) > 0
         assert figure(table, "resumed from it") == "yes"
