@@ -147,9 +147,10 @@ class Endpoint:
             return await self._in_time(
                 self._client.chat.completions.create(
                     model=self.model,
-                    messages=messages,  # type: ignore[arg-type]  # plain dicts
+                    messages=[],
                     stream=bool(named.pop("stream", False)),
-                    extra_body={**named, **(self._access.extra or {})},  # fields that the SDK does not know go too
+                    # So fields that the SDK does not know go too, and it does not walk through every message.
+                    extra_body={"messages": messages, **named, **(self._access.extra or {})},
                 ),
                 path,
                 max(self._access.patience, self._access.timeout),

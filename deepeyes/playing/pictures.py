@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import binascii
+import contextlib
 import io
 import math
 import os
@@ -21,6 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import httpx
+from cachetools import LRUCache
 from PIL import Image
 
 from deepeyes.boxes import Box, fit_box
@@ -113,13 +115,14 @@ class Picture:
 class Viewer:
     """Makes pictures of images, and cuts crops out of them; what `deepeyes.turns.ZoomTool` calls a processor."""
 
-    def __init__(self, family: Family, settings: Settings, max_pixels: int) -> None:
+    def __init__(self, family: Family, settings: Settings, max_pixels: int, kept_bytes: int = 0) -> None:
         """Makes a viewer.
 
         Args:
             family: Of the model.
             settings: Rules, source of the crops, and frame of the boxes; `auto` is that of the family.
             max_pixels: The most pixels of a view or a crop. As in swift, it is rounded down to whole image tokens.
+            kept_bytes: Of decoded originals that are kept for the next crop of them.
 
         Raises:
             ValueError: That is less than the smallest view.
@@ -132,6 +135,8 @@ class Viewer:
         self.coordinates = family.coordinates if auto else settings.coordinates
         self._store = ImageStore(STORE_BYTES)
         self._decoding = _Gate(DECODED_BYTES)
+        self._originals: LRUCache[Picture, Image.Image] = LRUCache(kept_bytes, _nbytes)
+        self._lock = threading.Lock()
         self._pool = ThreadPoolExecutor(THREADS, thread_name_prefix="deepeyes-picture")
 
     async def look(self, source: Any) -> Picture:
@@ -196,8 +201,16 @@ class Viewer:
                 return box, picture.view().crop(box)
         x, y = picture.original[0] / width, picture.original[1] / height
         corners = (int(box.x1 * x), int(box.y1 * y), math.ceil(box.x2 * x), math.ceil(box.y2 * y))
+        with self._lock:
+            kept = self._originals.get(picture)
+        if kept is not None:
+            return box, self.scale(kept.crop(corners))
         with self._decoding.held(4 * picture.original[0] * picture.original[1]):
-            return box, self.scale(_decode(picture.encoded).crop(corners))
+            original = _decode(picture.encoded)
+            crop = self.scale(original.crop(corners))
+        with self._lock, contextlib.suppress(ValueError):  # for one that is larger than all that is kept
+            self._originals[picture] = original
+        return box, crop
 
     def _make(self, source: Any) -> tuple[Picture, int]:
         encoded = read_image(source)
@@ -208,6 +221,10 @@ class Viewer:
             uri = to_data_uri(_decode(encoded).resize(size))
         picture = Picture(encoded, original, size, uri, self.tokens(size))
         return picture, picture.nbytes
+
+
+def _nbytes(image: Image.Image) -> int:
+    return 4 * image.width * image.height  # Pillow keeps RGB in four bytes a pixel
 
 
 def read_image(source: Any) -> bytes:

@@ -13,8 +13,10 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
 import ipaddress
 import os
+import socket
 import sys
 from typing import TYPE_CHECKING
 
@@ -32,6 +34,7 @@ if TYPE_CHECKING:
 
 KEY = "DEEPEYES_SERVE_API_KEY"
 SHUTDOWN_SECONDS = 5  # for answers under way, once Ctrl-C was pressed
+IDLE = 75  # seconds that an idle connection is kept for a client's next request
 BACKLOG = 2048  # connections that wait to be taken
 
 
@@ -42,7 +45,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     add("--url", required=True, help="base URL of the model's endpoint, as http://127.0.0.1:8000/v1")
     add("--model", help="its served name (default: the first of /models)")
     add("--host", default="127.0.0.1", help=f"address to listen on; another one needs {KEY} (%(default)s)")
-    add("--port", type=whole, default=8100, help="default: %(default)s")
+    add("--port", type=int, default=8100, help="0 takes any that is free (%(default)s)")
     add("--raw", action="store_true", help="content is the text as the model wrote it, tags and all turns")
     add("--allow-private-urls", action="store_true", help="fetch images from private addresses too")
     add_model_options(parser)
@@ -96,19 +99,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except UsageError as error:
         say(str(error))
         return 2
-    app = make_app(lambda: greet(open_chat, options.host, options.port), api_key=key, local=local)
+    try:
+        family = socket.AF_INET6 if ":" in options.host else socket.AF_INET
+        sock = socket.create_server((options.host, options.port), family=family, backlog=BACKLOG)
+    except (OSError, OverflowError) as error:
+        say(f"can't listen on {options.host} port {options.port}: {error}; another --port may be free, or --port 0")
+        return 1
+    app = make_app(lambda: greet(open_chat, options.host, sock.getsockname()[1]), api_key=key, local=local)
     config = uvicorn.Config(
-        app,
-        host=options.host,
-        port=options.port,
-        log_level="warning",
-        access_log=False,
-        backlog=BACKLOG,
-        timeout_graceful_shutdown=SHUTDOWN_SECONDS,
+        app, log_level="warning", access_log=False, timeout_graceful_shutdown=SHUTDOWN_SECONDS, timeout_keep_alive=IDLE
     )
     server = uvicorn.Server(config)
-    try:
-        asyncio.run(server.serve())
-    except KeyboardInterrupt:
-        return 0
+    with contextlib.suppress(KeyboardInterrupt):
+        asyncio.run(server.serve([sock]))
     return 0 if server.started else 1

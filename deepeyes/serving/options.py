@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
     from deepeyes.settings import Settings
 
+ORIGINALS_BYTES = 256 << 20  # of decoded pictures that are kept for further crops; one of 12 megapixels takes 48 MB
 MAX_PIXELS = 602112  # of a view; the default of training
 LIMITS = Limits()
 
@@ -138,7 +139,7 @@ def chat_opener(
         backend = Backend(access, model)
 
         def viewer_of(name: str) -> Viewer:
-            return Viewer(family or family_of(name), settings, options.max_pixels)
+            return Viewer(family or family_of(name), settings, options.max_pixels, ORIGINALS_BYTES)
 
         def prompt_of(viewer: Viewer) -> Prompt:
             return prompt or own_prompt(viewer.coordinates, tool=True)
