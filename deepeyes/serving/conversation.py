@@ -64,7 +64,11 @@ def open_conversation(request: ChatRequest, prompt: Prompt) -> Opening:
 def _content(message: Message, *, line_breaks: bool) -> str:
     """Writes a message as text, with `<image>` for each image and nothing else that could pass for one."""
     pieces: list[str] = []
-    for part in message.content or []:
+    parts = message.content or []
+    kinds = [part.type for part in parts]
+    if line_breaks and kinds == sorted(kinds, reverse=True):  # text, then images: training has the images first
+        parts = sorted(parts, key=lambda part: part.type == "text")
+    for part in parts:
         if part.type == "image_url":
             pieces.append(TAG)
             continue

@@ -85,6 +85,15 @@ class TestPrompt:
         assert first.texts == [PROMPT.system, f"<image>\nWhich way?{PROMPT.instruction}"]
         assert second.texts[2:] == [ZOOM, f"<tool_response><image>{PROMPT.instruction}</tool_response>"]
 
+    def test_picture_that_follows_the_text_comes_first_as_in_training(self, world: World) -> None:
+        world.says("<answer>red</answer>")
+        (message,) = ask(PICTURE)
+        world.choice(messages=[{"role": "user", "content": message["content"][::-1]}])
+        assert world.script.asked[0].texts[1] == f"<image>\nWhich way?{PROMPT.instruction}"
+        between = [message["content"][1], message["content"][0], message["content"][1]]
+        world.choice(messages=[{"role": "user", "content": between}])
+        assert world.script.asked[1].texts[1].startswith("Which way?<image>\nWhich way?")
+
     def test_own_system_turn_is_kept(self, world: World) -> None:
         world.says("<answer>red</answer>")
         world.choice(messages=[{"role": "developer", "content": "Be brief."}, *ask(PICTURE)])
