@@ -133,7 +133,12 @@ def _note_row(report: FileReport, row: Any, plan: Plan) -> bytes | str | None:
     columns.kinds.append(answer_kind(reference) if reference else "")
     columns.lengths.append(len(reference))
     images = row.get("images") if isinstance(row, dict) else None
-    return image_of(images[0]) if isinstance(images, list) and len(images) == 1 else None
+    if not isinstance(images, list) or not images:
+        return None
+    for fact in look([image_of(image) for image in images[1:]]):
+        if fact.problem:
+            report.problems.add(fact.problem, number)
+    return image_of(images[0])
 
 
 def _text_of(row: Any, column: str, key: str) -> str:

@@ -79,13 +79,16 @@ def mended_schema(schema: pa.Schema) -> pa.Schema:
 def prepare(row: Mapping[str, Any], schema: pa.Schema) -> dict[str, Any]:
     """Returns a row that passed the check as `--out` writes it: the image as bytes, and all that can be mended."""
     row = load(row).row
-    entry = row["images"][0]
+    turns = [{**turn, "content": mend(turn["content"])} for turn in row["prompt"]]
+    row = {**row, "prompt": turns, "images": [_with_bytes(entry) for entry in row["images"]]}
+    return {column.name: fit(row.get(column.name), column.type) for column in schema}
+
+
+def _with_bytes(entry: Any) -> dict[str, Any]:
     image, path = image_of(entry) or b"", entry.get("path") if isinstance(entry, dict) else entry
     if isinstance(image, str) and inline_image(image.strip()) is not None:
         path = None  # it is the image itself
-    turns = [{**turn, "content": mend(turn["content"])} for turn in row["prompt"]]
-    row = {**row, "prompt": turns, "images": [{"bytes": read_image(image), "path": path}]}
-    return {column.name: fit(row.get(column.name), column.type) for column in schema}
+    return {"bytes": read_image(image), "path": path}
 
 
 def write(reports: Sequence[FileReport], out: Path, holdout: int, seed: int) -> dict[str, int]:

@@ -31,14 +31,15 @@ def row_problems(row: Any, scoring_of: Callable[[object], object]) -> list[Remar
     """
     if not isinstance(row, dict):
         return [Remark(f"the line is no JSON object of {MAX_DEPTH} levels or fewer")]
-    problems = conversation_problems(row.get("prompt"))
     images = row.get("images")
+    problems = conversation_problems(row.get("prompt"), len(images) if isinstance(images, list) and images else 1)
     if not isinstance(images, list):
-        problems.append(Remark("images is no list of one picture", quote(images)))
-    elif len(images) != 1:
-        problems.append(Remark(f"images holds {len(images)} images; expected a list of one"))
-    elif image_of(images[0]) is None:
-        problems.append(_no_picture(images[0]))
+        problems.append(Remark("images is no list of pictures", quote(images)))
+    elif not images:
+        problems.append(Remark("images holds 0 images; expected a list of one or more"))
+    else:
+        bad = [(place, image) for place, image in enumerate(images) if image_of(image) is None]
+        problems += [_no_picture(image, place) for place, image in bad[:1]]
     try:
         scoring_of(shorten(row.get("data_source")))
     except ValueError as error:
@@ -50,16 +51,16 @@ def row_problems(row: Any, scoring_of: Callable[[object], object]) -> list[Remar
     return problems
 
 
-def _no_picture(entry: Any) -> Remark:
+def _no_picture(entry: Any, place: int) -> Remark:
     if isinstance(entry, dict) and isinstance(entry.get("bytes"), str):
-        return Remark("images[0].bytes is a text; a text in base64 stands where a path would")
+        return Remark(f"images[{place}].bytes is a text; a text in base64 stands where a path would")
     if isinstance(entry, dict) and entry.get("bytes") == b"":
         return Remark("the picture is empty: 0 bytes, and no path")
-    return Remark("images[0] has neither bytes nor a path", quote(entry))
+    return Remark(f"images[{place}] has neither bytes nor a path", quote(entry))
 
 
-def conversation_problems(turns: Any) -> list[Remark]:
-    """Tells what is wrong with the conversation of a row."""
+def conversation_problems(turns: Any, images: int = 1) -> list[Remark]:
+    """Tells what is wrong with the conversation of a row that has so many pictures."""
     if not is_conversation(turns):
         return [Remark("prompt (or messages) is no list of messages with the texts role and content")]
     roles = " ".join(turn["role"] for turn in turns)
@@ -68,8 +69,10 @@ def conversation_problems(turns: Any) -> list[Remark]:
     tags = Counter({turn["role"]: 0 for turn in turns})
     for turn in turns:
         tags[turn["role"]] += turn["content"].count("<image>")
-    if +tags != Counter(user=1):
+    if +tags != Counter(user=images):
         found = ", ".join(f"{count} in {role} turns" for role, count in tags.items() if count) or "nowhere"
+        if images > 1:
+            return [Remark(f"images holds {images} images, and `<image>` stands {found}; expected one for each")]
         return [Remark(f"`<image>` stands {found}; expected once, in a user turn")]
     return []
 
@@ -86,7 +89,8 @@ def arrow_problem(row: Mapping[str, Any]) -> Remark | None:
 def row_notes(row: Any) -> list[Remark]:
     """Tells what is worth knowing about a row that is fine otherwise."""
     turns = row.get("prompt") if isinstance(row, dict) else None
-    if conversation_problems(turns):
+    images = row.get("images") if isinstance(row, dict) else None
+    if conversation_problems(turns, len(images) if isinstance(images, list) and images else 1):
         return []
     notes = []
     texts = [turn["content"] for turn in turns or ()]

@@ -51,7 +51,7 @@ class Writer:
     def add(self, row: dict[str, Any]) -> None:
         """Appends a row."""
         self._group.append(row)
-        self._bytes += len(row["images"][0]["bytes"])
+        self._bytes += sum(len(image["bytes"]) for image in row["images"])
         self.rows += 1
         if len(self._group) == GROUP_ROWS or self._bytes > GROUP_BYTES:
             self._flush()

@@ -11,6 +11,7 @@ from deepeyes.doctor.gpus import check_server_gpus, check_train_gpus
 from deepeyes.doctor.judge import check_judge, check_replica, judge_size
 from deepeyes.doctor.model import check_model
 from deepeyes.doctor.packages import check_packages, check_python, packages_of
+from deepeyes.doctor.pictures import check_pictures
 from deepeyes.doctor.plan import PURPOSES, Plan, has_rollout_server
 from deepeyes.doctor.rollout import check_rollout
 from deepeyes.doctor.room import check_checkpoints, check_demo_machine
@@ -99,6 +100,7 @@ CHECKS = (
     Check(("train",), lambda plan, _settings: check_train_gpus(plan)),
     Check(("train",), lambda _plan, settings: check_judge(settings)),
     Check(("train",), lambda plan, settings: check_data(plan, settings.scoring_of)),
+    Check(("train",), check_pictures),
     Check(("train",), lambda plan, _settings: check_training(plan)),
     Check(("train",), lambda plan, _settings: check_checkpoints(plan)),
     Check(

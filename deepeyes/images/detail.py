@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from deepeyes.boxes import TOKEN_SIDE
 
-LARGER = 1.1  # times its view a side; below, rounding to whole tokens may be all there is
+LARGER = 1.1  # times its view a side, from which on it is worth a word
 ADVICE = "set DEEPEYES_CROP_SOURCE=original, or raise MAX_PIXELS"
 
 
@@ -37,6 +37,12 @@ def times_larger(picture: tuple[int, int], view: tuple[int, int]) -> float:
     return math.sqrt(picture[0] * picture[1] / (view[0] * view[1]))
 
 
+def is_larger(picture: tuple[int, int], view: tuple[int, int]) -> bool:
+    """Tells whether a picture shows more than its view: whether more is lost than rounding to whole tokens takes."""
+    lost = max(picture[0] - view[0], picture[1] - view[1])
+    return lost > TOKEN_SIDE and times_larger(picture, view) >= LARGER
+
+
 @dataclass
 class Detail:
     """How many pictures are larger than their views, and by how much.
@@ -52,9 +58,8 @@ class Detail:
     def add(self, picture: tuple[int, int], view: tuple[int, int]) -> None:
         """Counts a picture: its size and that of its view, in pixels."""
         self.pictures += 1
-        times = times_larger(picture, view)
-        if times >= LARGER:
-            self.larger.append(times)
+        if is_larger(picture, view):
+            self.larger.append(times_larger(picture, view))
 
     def __str__(self) -> str:
         """Says it; an empty text where no picture is larger."""

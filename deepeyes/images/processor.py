@@ -13,7 +13,7 @@ from PIL import Image
 from deepeyes.boxes import Box, fit_box
 from deepeyes.calls import ToolCall, ZoomRefusedError
 from deepeyes.family import frame_of, token_side
-from deepeyes.images.detail import ADVICE, LARGER, times_larger
+from deepeyes.images.detail import ADVICE, is_larger, times_larger
 from deepeyes.images.encoding import content_key, image_bytes, is_url, to_data_uri
 from deepeyes.images.store import ImageStore
 from deepeyes.log import logger
@@ -123,13 +123,12 @@ class ImageProcessor:
 
     def _tell_of_detail(self, picture: tuple[int, int], view: tuple[int, int]) -> None:
         """Says once where a crop of the view can't show what the picture holds."""
-        times = times_larger(picture, view)
-        if times >= LARGER and not self._told:
+        if is_larger(picture, view) and not self._told:
             self._told = True
             logger.warning(
                 "DeepEyes: a picture of %d x %d pixels is %.1f times its view of %d x %d a side, and there may be more "
                 "of them: a zoom into the view shows no new pixel; %s",
-                *(*picture, times, *view, ADVICE),
+                *(*picture, times_larger(picture, view), *view, ADVICE),
             )
 
     def _is_stable(self, image: Image.Image, chat_template_kwargs: dict[str, Any] | None) -> bool:

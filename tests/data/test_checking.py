@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 REAL_ROWS = ROOT.parent / "shared" / "data" / "vstar_sample.parquet"
+TWO_TAGS = {"prompt": user("<image><image> What?")}
 BAD_ROWS = {
     "no messages": ({"prompt": None}, r"no list of messages"),
     "content in parts": ({"prompt": [{"role": "user", "content": [{"type": "text"}]}]}, r"no list of messages"),
@@ -48,6 +49,20 @@ BAD_ROWS = {
     ),
     "no image": ({"images": []}, r"images holds 0 images"),
     "two images": ({"images": [{"bytes": picture(1)}, {"bytes": picture(2)}]}, r"images holds 2 images"),
+    "second image broken": (
+        {
+            "images": [{"bytes": picture(1), "path": None}, {"bytes": b"GIF89a?", "path": None}],
+            "prompt": user("<image><image> What?"),
+        },
+        r"does not decode",
+    ),
+    "second image without bytes": (
+        {
+            "images": [{"bytes": picture(1), "path": None}, {"bytes": None, "path": None}],
+            "prompt": user("<image><image> What?"),
+        },
+        r"images\[1\] has neither bytes nor a path",
+    ),
     "empty image": ({"images": [{"bytes": b"", "path": None}]}, r"(empty: 0 bytes|neither bytes nor a path)"),
     "not an image": ({"images": [{"bytes": b"GIF89a?", "path": None}]}, r"does not decode"),
     "image in base64 as bytes": ({"images": [BASE64_AS_BYTES]}, r"base64 stands where a path would"),

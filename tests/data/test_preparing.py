@@ -53,6 +53,16 @@ class TestOut:
                 row["extra_info"]["index"] = str(row["extra_info"]["index"])
             assert after == before
 
+    def test_row_of_several_pictures_keeps_them_all(self, tmp_path: Path) -> None:
+        images = [{"bytes": picture(seed), "path": f"{seed}.png"} for seed in (1, 2)]
+        prompt = make_row()["prompt"]
+        prompt[1]["content"] = "<image>" + prompt[1]["content"]
+        source = save(tmp_path / VSTAR, [make_row(0, images=images, prompt=prompt), make_row(1)])
+        assert main([str(source), "--out", str(tmp_path / "out"), "--workers", "1"]) in (0, 1)
+        several, one = pq.read_table(tmp_path / "out" / VSTAR).to_pylist()
+        assert several["images"] == images
+        assert len(one["images"]) == 1
+
     def test_bad_rows_are_left_out_and_prepared_files_are_recognised(
         self, tmp_path: Path, capsys: pytest.CaptureFixture[str]
     ) -> None:

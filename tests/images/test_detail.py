@@ -34,7 +34,7 @@ class TestDetail:
         assert f"{times_larger((4000, 3000), (896, 672)):.1f} times a side" in text
         assert "DEEPEYES_CROP_SOURCE=original" in text
 
-    @pytest.mark.parametrize("picture", [(420, 336), (431, 345)])
+    @pytest.mark.parametrize("picture", [(420, 336), (431, 345), (60, 40)])
     def test_rounding_alone_is_no_loss(self, picture: tuple[int, int]) -> None:
         detail = Detail()
         detail.add(picture, view_size(*picture, 602_112))

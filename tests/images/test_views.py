@@ -25,6 +25,7 @@ from deepeyes.errors import SettingsError
 from deepeyes.images.encoding import image_bytes, to_data_uri
 from deepeyes.images.processor import ImageProcessor, View
 from deepeyes.images.store import ImageStore
+from deepeyes.log import logger
 from deepeyes.settings import Coordinates, CropSource, Settings
 
 if TYPE_CHECKING:
@@ -298,3 +299,29 @@ class TestOriginal:
         first = [processor.zoom(view, call)[1] for view in views]
         assert processor.store.nbytes <= 2_000_000
         assert all(same(crop, processor.zoom(view, call)[1]) for view, crop in zip(views, first, strict=True))
+
+
+class TestDetail:
+    def test_picture_larger_than_its_view_is_told_of_once(
+        self, template: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        monkeypatch.setattr(logger, "propagate", False)
+        monkeypatch.setattr(logger, "handlers", [caplog.handler])
+        processor = processor_of(template)
+        for seed in (300, 310):
+            source = base64.b64encode(as_file(picture(2 * seed, seed), "JPEG")).decode()
+            processor.view(source, {"max_pixels": 30_000}).result()
+        said = [record.getMessage() for record in caplog.records]
+        assert len(said) == 1
+        assert "a picture of 600 x 300 pixels is" in said[0]
+        assert "DEEPEYES_CROP_SOURCE=original" in said[0]
+
+    def test_nothing_is_said_of_a_view_in_full_or_crops_of_the_original(
+        self, template: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        monkeypatch.setattr(logger, "propagate", False)
+        monkeypatch.setattr(logger, "handlers", [caplog.handler])
+        source = base64.b64encode(as_file(picture(600, 300), "JPEG")).decode()
+        processor_of(template).view(source).result()
+        processor_of(template, crop_source=CropSource.ORIGINAL).view(source, {"max_pixels": 30_000}).result()
+        assert not caplog.records
