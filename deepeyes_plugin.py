@@ -44,6 +44,7 @@ from deepeyes.environment import read_settings
 from deepeyes.family import media_tokens, response_prefix, shared_end
 from deepeyes.images.encoding import is_url, to_data_uri
 from deepeyes.images.processor import ImageProcessor
+from deepeyes.judging.ahead import Ahead
 from deepeyes.judging.judge import judge_of_process
 from deepeyes.lengths import TOO_LONG_ADVICE, ForgivingEngine, engine_length, prompt_length
 from deepeyes.log import logger
@@ -80,7 +81,10 @@ class DeepEyesReward(ORM):  # type: ignore[misc]  # swift ships no types
         Returns:
             One number a completion.
         """
-        scored = score_batch(completions, columns, SETTINGS, judge_of_process(SETTINGS))
+        judge = judge_of_process(SETTINGS)
+        judge.begin(getattr(columns.get("trainer_state"), "global_step", None))
+        scored = score_batch(completions, columns, SETTINGS, judge)
+        judge.end([one.verdict for one in scored])
         if SETTINGS.trace_dir is not None:
             tracer_of_process(SETTINGS.trace_dir).record(scored, columns)
         return [self.part(one) for one in scored]
@@ -122,6 +126,22 @@ class DeepEyesJudgeFailure(DeepEyesReward):
         return float(scored.verdict.source == "unparseable")
 
 
+class DeepEyesJudgeAhead(DeepEyesReward):
+    """`deepeyes_judge_ahead`: 1 where the verdict was there before the step came; a curve, give it weight 0."""
+
+    def part(self, scored: Scored) -> float:
+        """Returns 0 or 1."""
+        return float(scored.verdict.ahead)
+
+
+class DeepEyesJudgeSeconds(DeepEyesReward):
+    """`deepeyes_judge_seconds`: how long the step waited for its judge; a curve, give it weight 0."""
+
+    def part(self, scored: Scored) -> float:  # noqa: ARG002 - the same for the whole step
+        """Returns seconds."""
+        return judge_of_process(SETTINGS).waited
+
+
 # ---------------------------------------------------------------------------------------------------------
 # The scheduler: a turn becomes a crop
 # ---------------------------------------------------------------------------------------------------------
@@ -151,7 +171,7 @@ class DeepEyesScheduler(swift_multi_turn.MultiTurnScheduler):  # type: ignore[mi
 
     It works behind `swift rollout` (`run`, asynchronous) and inside the trainer (`step` by turns), on ms-swift
     3.7 and newer. Every trajectory reports in `rollout_infos` its `images`, `num_zooms`, `num_zoom_errors`,
-    `zooms`, `turns` (the text of every assistant turn) and `view_size` (pixels).
+    `zooms`, `turns` (the text of every assistant turn), `view_size` (pixels) and the `verdict`, where it is there.
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -165,6 +185,7 @@ class DeepEyesScheduler(swift_multi_turn.MultiTurnScheduler):  # type: ignore[mi
         tokenizer = kwargs.get("tokenizer") or getattr(template, "tokenizer", None)
         self._processor = ImageProcessor(template, tokenizer, SETTINGS)
         self._tool = ZoomTool(self._processor, SETTINGS)
+        self._ahead = Ahead(SETTINGS, lambda: judge_of_process(SETTINGS))
         if template is None:
             logger.warning(
                 "DeepEyes: this ms-swift does not hand its template to the scheduler; limit images with the "
@@ -188,6 +209,8 @@ class DeepEyesScheduler(swift_multi_turn.MultiTurnScheduler):  # type: ignore[mi
         await self._look(infer_request)
         output = await super().run(infer_request, request_config, **kwargs)
         progress = _progress(infer_request)
+        verdict = await self._ahead.verdict(_row(infer_request), progress, infer_request.messages)
+        output.rollout_infos.update({"verdict": verdict} if verdict else {})
         if progress.cut and output.response_loss_mask:
             output.response_loss_mask[-1] = [0] * len(output.response_loss_mask[-1])
         views = progress.views or []
@@ -212,6 +235,8 @@ class DeepEyesScheduler(swift_multi_turn.MultiTurnScheduler):  # type: ignore[mi
             tokens = getattr(response_choice, "token_ids", None)
             if tokens and tokens[-1] == self._shared_end:
                 tokens.pop()  # the next turn begins with it, and it has its loss there
+        elif not self._in_server:
+            progress.verdict = self._ahead.start(_row(infer_request), progress, infer_request.messages)
         return {"rollout_infos": self._infos(infer_request, progress)}
 
     def check_finished(self, infer_request: Any, response_choice: Any, current_turn: int) -> bool:
@@ -374,6 +399,7 @@ class DeepEyesScheduler(swift_multi_turn.MultiTurnScheduler):  # type: ignore[mi
         infos = progress.infos()
         if not self._in_server:
             infos["images"] = list(request.images)
+            infos.update({} if progress.verdict is None else {"verdict": progress.verdict})
         return infos
 
     def _in_pool(self, function: Callable[..., Any], *args: Any) -> asyncio.Future[Any]:
@@ -418,4 +444,6 @@ orms["deepeyes_accuracy"] = DeepEyesAccuracy
 orms["deepeyes_format"] = DeepEyesFormat
 orms["deepeyes_tool"] = DeepEyesTool
 orms["deepeyes_judge_failure"] = DeepEyesJudgeFailure
+orms["deepeyes_judge_ahead"] = DeepEyesJudgeAhead
+orms["deepeyes_judge_seconds"] = DeepEyesJudgeSeconds
 swift_multi_turn.multi_turns["deepeyes_scheduler"] = DeepEyesScheduler

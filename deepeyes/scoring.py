@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from deepeyes.answers import Reading, Trajectory, read_answer
 from deepeyes.errors import DataError
+from deepeyes.judging.ahead import verdict_from
 from deepeyes.settings import WEIGHTS, Scoring, Settings
 from deepeyes.verdicts import Question, Verdict
 
@@ -82,7 +83,13 @@ def score_batch(
         for index, (trajectory, reading) in enumerate(zip(trajectories, readings, strict=True))
         if reading.settled is None
     }
-    answered = dict(zip(open_questions, judge.verdicts(list(open_questions.values())), strict=True))
+    answered = {
+        index: verdict
+        for index, question in open_questions.items()
+        if (verdict := verdict_from(infos_of(columns, index), question, settings))
+    }
+    rest = {index: question for index, question in open_questions.items() if index not in answered}
+    answered |= zip(rest, judge.verdicts(list(rest.values())), strict=True)
     scored = []
     for index, (trajectory, reading) in enumerate(zip(trajectories, readings, strict=True)):
         verdict = reading.settled or answered[index]

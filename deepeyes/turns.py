@@ -57,6 +57,7 @@ class Progress:
         zooms: A dict a tool call, see `Observation.zoom`.
         masked: Places of tokens in the last turn that carry no loss.
         prepared: The observation of the last turn, where it was made ahead of its use.
+        verdict: What a judge said when the trajectory ended; empty while it thinks, None where nobody is asked.
         cut: The trajectory was ended since its prompt had outgrown the model.
     """
 
@@ -65,6 +66,7 @@ class Progress:
     zooms: list[dict[str, Any]] = field(default_factory=list)
     masked: list[int] = field(default_factory=list)
     prepared: Observation | None = None
+    verdict: dict[str, Any] | None = None
     cut: bool = False
 
     def __getstate__(self) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from judge_server import JudgeServer, say
 from PIL import Image
 from scheduler_lab import Lab, decoded, users
 from swift.infer_engine import RequestConfig
@@ -27,10 +28,13 @@ from swift_fakes import INSTRUCTION, call, jpeg, load_template, request
 import deepeyes_plugin as plugin
 from deepeyes.boxes import FRAMES
 from deepeyes.calls import ZOOM_ERRORS, ZoomRefusedError
+from deepeyes.judging import judge as judging
+from deepeyes.judging.ahead import verdict_from
 from deepeyes.log import logger
 from deepeyes.prompts import DEFAULT_INSTRUCTION
 from deepeyes.rows import has_tool, instruction_of
-from deepeyes.settings import Coordinates, Settings
+from deepeyes.settings import Coordinates, JudgeSettings, Scoring, Settings
+from deepeyes.verdicts import Question, Verdict
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -406,3 +410,32 @@ class TestHasTool:
     def test_row_decides(self, row: dict[str, Any], expected: bool) -> None:  # noqa: FBT001
         assert has_tool(row, Settings(), "") is (expected and bool(row))
         assert has_tool(row, Settings()) is expected
+
+
+class TestVerdictAhead:
+    """The scheduler asks for a trajectory's verdict when it ends."""
+
+    def test_verdict_is_handed_on(self, lab: Lab, picture: str, monkeypatch: pytest.MonkeyPatch) -> None:
+        with JudgeServer(script=lambda _call: say("Judgement: 1")) as server:
+            asked = Settings(judge=JudgeSettings(urls=(server.url,)))
+            monkeypatch.setattr(plugin, "SETTINGS", asked)
+            monkeypatch.setattr(judging, "_judges", {})
+            one = request(picture, reward_model={"ground_truth": "crimson"})
+            (output,) = lab.run([one], [call(28, 56, 300, 200), ANSWER])
+            question = Question(Scoring.VISUAL, "What colour is it?", "crimson", "red")
+            deadline = time.monotonic() + 10
+            while verdict_from(output.rollout_infos, question, asked) is None and time.monotonic() < deadline:
+                time.sleep(0.01)  # inside the trainer it comes while others play
+            assert verdict_from(output.rollout_infos, question, asked) == Verdict(True, "judge", ahead=True)  # noqa: FBT003
+            assert len(server.calls) == 1
+            judging.judge_of_process(asked).close()
+
+    def test_judge_that_is_away_ends_nothing(self, lab: Lab, picture: str, monkeypatch: pytest.MonkeyPatch) -> None:
+        with JudgeServer() as server:
+            gone = Settings(judge=JudgeSettings(urls=(server.url,)))
+        monkeypatch.setattr(plugin, "SETTINGS", gone)
+        monkeypatch.setattr(judging, "_judges", {})
+        (output,) = lab.run([request(picture, reward_model={"ground_truth": "crimson"})], [ANSWER])
+        assert not output.rollout_infos.get("verdict")
+        assert output.rollout_infos["turns"] == [ANSWER]
+        judging.judge_of_process(gone).close()

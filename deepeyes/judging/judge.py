@@ -50,6 +50,8 @@ class Judge:
         self._known: LRUCache[Question, Verdict] = LRUCache(VERDICT_CACHE_SIZE)
         self._unread: set[Question] = set()  # in this step; the next one asks again
         self._step: object = None
+        self._told = False
+        self._waited_before = 0.0
         self._tasks: dict[Question, _Task] = {}
         self._math = MathVerifier()
         self._start = threading.Lock()
@@ -63,6 +65,21 @@ class Judge:
         if step != self._step:
             self._step = step
             self._unread = set()
+            self._told = False
+            self._waited_before = self.stats.seconds
+
+    def end(self, verdicts: Sequence[Verdict]) -> None:
+        """Logs, once a step and on its main process, how long it waited and for how much it need not have asked."""
+        asked = [verdict for verdict in verdicts if verdict.source in ("judge", "rule", "math", "unparseable")]
+        if asked and not self._told and os.environ.get("RANK", "0") in ("0", "-1"):
+            ahead = sum(verdict.ahead for verdict in asked)
+            logger.info("judge: waited %.2f s, %d of %d verdicts came ahead", self.waited, ahead, len(asked))
+        self._told = True
+
+    @property
+    def waited(self) -> float:
+        """Seconds that this step waited for verdicts until now."""
+        return self.stats.seconds - self._waited_before
 
     def verdicts(self, questions: Sequence[Question]) -> list[Verdict]:
         """Judges questions; equal ones cost one call, now and later, in whatever thread they come.

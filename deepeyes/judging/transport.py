@@ -143,12 +143,17 @@ class Transport:
         search = self._searches.get(replica.url)
         if search is None:
             search = self._searches[replica.url] = asyncio.ensure_future(self._search_model(replica.url))
-            search.add_done_callback(lambda _: self._searches.pop(replica.url))
+            search.add_done_callback(lambda done: self._end_search(replica.url, done))
         model = await asyncio.shield(search)
         if model != replica.model:
             replica.model = model
             logger.info("judge: %s at %s", self.quote(model), replica.url)
         return model
+
+    def _end_search(self, url: str, search: asyncio.Task[str]) -> None:
+        self._searches.pop(url)
+        if not search.cancelled():
+            search.exception()  # else asyncio complains where all who waited for it were cancelled
 
     async def _search_model(self, url: str) -> str:
         status, text = await self._request("GET", f"{url}/models", None)
