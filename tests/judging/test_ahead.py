@@ -71,6 +71,11 @@ def ask(ahead: Ahead, number: int, answer: str, source: str = "vstar") -> dict[s
 class TestHandedOn:
     """From the scheduler to the reward."""
 
+    @pytest.fixture(autouse=True)
+    def warm(self, judge: Judge) -> None:
+        """The first call of a process loads the HTTP library, for which no trajectory waits."""
+        judge.verdicts([Question(Scoring.VISUAL, "Warm?", "It is.", "right")])
+
     def test_reward_takes_the_verdict_and_asks_nobody(self, server: JudgeServer, ahead: Ahead) -> None:
         answers = ["right 1", "wrong 2"]
         verdicts = [ask(ahead, number, answer) for number, answer in enumerate(answers)]
@@ -235,8 +240,7 @@ class TestAway:
     ) -> None:
         monkeypatch.delenv("RANK", raising=False)
         judge.begin(1)
+        verdict = Verdict(correct=True, source="judge")
         for _ in range(4):
-            judge.end(
-                [Verdict(correct=True, source="judge", ahead=True), Verdict(True, "judge"), Verdict(True, "equal")]
-            )  # noqa: FBT003
+            judge.end([verdict._replace(ahead=True), verdict, verdict._replace(source="equal")])
         assert [line for line in log if "came ahead" in line] == ["judge: waited 0.00 s, 1 of 2 verdicts came ahead"]
