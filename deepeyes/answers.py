@@ -150,6 +150,7 @@ def read_math(trajectory: Trajectory, rules: Rules) -> Reading:
     well_formed = text.count("<think>") == text.count("</think>") and len(found) == 1
     if rules is Rules.CORRECTED:
         well_formed &= _is_well_tagged([outside_think(turn) for turn in trajectory.turns])
+        found = [GLM_BOX.sub("", answer).strip() for answer in found]
     return _settle(found[-1] if found else None, well_formed, trajectory, rules)
 
 

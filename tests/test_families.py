@@ -178,6 +178,7 @@ class TestTokens:
 
 
 @pytest.mark.lengthy
+@pytest.mark.timeout(1800)  # a minute on a machine with nothing else to do
 class TestStep:
     """One GRPO step of `swift rlhf`, which plays by itself with transformers."""
 
@@ -190,7 +191,7 @@ class TestStep:
         line = {**row(), "images": [str(image)], "reward_model": {"ground_truth": "red"}}
         data.write_text("".join(json.dumps(line) + "\n" for _ in range(2)))
         command = [
-            *(sys.executable, "-m", "swift.cli.main", "rlhf", "--rlhf_type", "grpo", "--model", model),
+            *(sys.executable, "-m", "swift.cli.rlhf", "--rlhf_type", "grpo", "--model", model),
             *("--model_type", family.model_type, "--template", family.template, "--dataset", data),
             *("--external_plugins", ROOT / "deepeyes_plugin.py", "--multi_turn_scheduler", "deepeyes_scheduler"),
             *("--reward_funcs", "deepeyes_reward", "deepeyes_accuracy", "--reward_weights", 1, 0, "--max_turns", 2),
@@ -202,11 +203,11 @@ class TestStep:
         ]
         environment = {**os.environ, "DEEPEYES_JUDGE": "rule", "MAX_PIXELS": "50176"}
         done = subprocess.run(
-            list(map(str, command)), capture_output=True, text=True, env=environment, check=False, timeout=800
+            list(map(str, command)), capture_output=True, text=True, env=environment, check=False, timeout=1700
         )
         assert done.returncode == 0, f"{done.stdout[-3000:]}\n{done.stderr[-3000:]}"
         (log,) = (tmp_path / "output").rglob("logging.jsonl")
         logged = [json.loads(text) for text in log.read_text().splitlines()]
-        (step,) = [line for line in logged if "rewards/DeepEyesReward/mean" in line]
+        (step,) = [line for line in logged if "loss" in line and "reward" in line]
         assert torch.isfinite(torch.tensor(step["loss"]))
-        assert step["num_turns"] >= 1 if "num_turns" in step else True
+        assert step["global_step/max_steps"] == "1/1"
