@@ -51,6 +51,7 @@ class Chat:
         limits: Limits,
         settings: Settings,
         raw: bool = False,
+        blank_crops: bool = False,
     ) -> None:
         """Makes what answers.
 
@@ -62,11 +63,12 @@ class Chat:
             limits: What a request may cost.
             settings: Rules of the turns.
             raw: Whether the content of an answer is the text as the model wrote it.
+            blank_crops: Whether crops are painted grey, as a control.
         """
         self.backend, self.limits = backend, limits
         self._viewer_of, self._prompt_of, self._fetcher = viewer_of, prompt_of, fetcher
         self._viewer: Viewer | None = None
-        self._settings, self._raw = settings, raw
+        self._settings, self._raw, self._blank_crops = settings, raw, blank_crops
         self._seen: LRUCache[str, Picture] = LRUCache(
             SEEN_BYTES,
             lambda picture: 2 * picture.nbytes,  # the URI is as large as what it holds
@@ -151,6 +153,7 @@ class Chat:
                 limits=self.limits,
                 settings=self._settings,
                 raw=self._raw,
+                blank_crops=self._blank_crops,
                 emit=happened.put_nowait,
             )
             for choice in range(request.n)

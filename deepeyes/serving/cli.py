@@ -47,6 +47,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     add("--host", default="127.0.0.1", help=f"address to listen on; another one needs {KEY} (%(default)s)")
     add("--port", type=int, default=8100, help="0 takes any that is free (%(default)s)")
     add("--raw", action="store_true", help="content is the text as the model wrote it, tags and all turns")
+    add("--blank-crops", action="store_true", help="a control: zooms work, but every crop is grey")
     add("--allow-private-urls", action="store_true", help="fetch images from private addresses too")
     add_model_options(parser)
     limit = parser.add_argument_group("limits").add_argument
@@ -93,9 +94,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         say(f"--host {options.host} is reached from other machines: set {KEY}, which their clients must send")
         return 2
     try:
-        open_chat = chat_opener(
-            options, options.url, options.model, allow_private=options.allow_private_urls, raw=options.raw
-        )
+        open_chat = chat_opener(options, options.url, options.model)
     except UsageError as error:
         say(str(error))
         return 2

@@ -108,17 +108,13 @@ def read_prompt(path: Path) -> Prompt:
         ) from error
 
 
-def chat_opener(
-    options: argparse.Namespace, url: str, model: str | None, *, allow_private: bool, raw: bool = False
-) -> Callable[[], Chat]:
+def chat_opener(options: argparse.Namespace, url: str, model: str | None) -> Callable[[], Chat]:
     """Returns what makes a `Chat` in a running event loop, everything that can be wrong looked at before.
 
     Args:
-        options: Of `add_model_options`.
+        options: Of `add_model_options`, and besides `raw`, `blank_crops` and `allow_private_urls`.
         url: Of the model's endpoint; its key is OPENAI_API_KEY.
         model: Its served name, or None for the first of /models.
-        allow_private: Whether images may be fetched from private addresses.
-        raw: See `Chat`.
 
     Raises:
         UsageError: An option is wrong.
@@ -144,7 +140,7 @@ def chat_opener(
         def prompt_of(viewer: Viewer) -> Prompt:
             return prompt or own_prompt(viewer.coordinates, tool=True)
 
-        fetcher = Fetcher(limits, allow_private=allow_private)
+        fetcher = Fetcher(limits, allow_private=options.allow_private_urls)
         return Chat(
             backend=backend,
             viewer_of=viewer_of,
@@ -152,7 +148,8 @@ def chat_opener(
             fetcher=fetcher,
             limits=limits,
             settings=settings,
-            raw=raw,
+            raw=options.raw,
+            blank_crops=options.blank_crops,
         )
 
     return open_chat

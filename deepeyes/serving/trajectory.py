@@ -60,6 +60,7 @@ class Trajectory:
         limits: Limits,
         settings: Settings,
         raw: bool,
+        blank_crops: bool,
         emit: Callable[[Event], None],
     ) -> None:
         """Makes an answer that is not played yet.
@@ -72,11 +73,12 @@ class Trajectory:
             limits: Turns, and tokens of one.
             settings: Rules of the turns.
             raw: Whether the content is the text as the model wrote it, all turns of it.
+            blank_crops: Whether crops are painted grey, as a control.
             emit: Told of everything that happens.
         """
         self._choice, self._request, self._opening = choice, request, opening
         self._backend, self._limits, self._settings = backend, limits, settings
-        self._raw, self._emit = raw, emit
+        self._raw, self._blank_crops, self._emit = raw, blank_crops, emit
         self._left = request.budget
         self._usage: Usage | None = Usage(0, 0)
         self._turn = 0
@@ -94,7 +96,7 @@ class Trajectory:
         options = {**self._request.passed_on, "max_tokens": self._limits.tokens}
         if self._request.n > 1 and isinstance(options.get("seed"), int):
             options["seed"] = (options["seed"] + self._choice) % (MAX_SEED + 1)
-        player = Player(self, viewer, self._settings, self._limits.turns)
+        player = Player(self, viewer, self._settings, self._limits.turns, blank_crops=self._blank_crops)
         start = Start(self._opening.messages, self._opening.row, pictures, options)
         reply, stopped = None, "answer"
         try:

@@ -251,9 +251,7 @@ def playing(script: Script) -> Iterator[Script]:
 def serving(url: str, *words: str, api_key: str | None = None) -> Iterator[str]:
     """Runs the server under test in front of a URL, and yields its own."""
     parsed = cli.parse(["--url", url, *words])
-    open_chat = options.chat_opener(
-        parsed, parsed.url, parsed.model, allow_private=parsed.allow_private_urls, raw=parsed.raw
-    )
+    open_chat = options.chat_opener(parsed, parsed.url, parsed.model)
 
     async def opened() -> Any:
         return open_chat()

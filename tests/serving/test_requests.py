@@ -305,6 +305,16 @@ class TestRaw:
             assert said == f"{turns[0]}\n<think>b</think><answer>red"
 
 
+class TestControl:
+    def test_blank_crops_are_grey_for_the_model_and_in_the_trace(self) -> None:
+        with a_world("--blank-crops") as world:
+            world.says(ZOOM, "<answer>x</answer>")
+            picture = plain_picture("red")
+            world.choice(messages=ask(picture))
+            view, crop = (image.convert("RGB").getpixel((3, 3)) for image in world.script.asked[1].images)
+            assert (view, crop) == ((255, 0, 0), (128, 128, 128))
+
+
 class TestFaults:
     def test_backend_that_fails_is_a_502_with_its_words(self, world: World) -> None:
         world.says(Turn("out of memory on GPU 3", status=500))

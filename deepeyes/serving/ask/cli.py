@@ -66,6 +66,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     add("--seed", type=int, help="of sampling")
     add_model_options(parser)
     parser.set_defaults(max_image_bytes=OWN_IMAGE_BYTES, max_image_pixels=OWN_IMAGE_PIXELS)
+    parser.set_defaults(raw=False, blank_crops=False, allow_private_urls=True)
     options = parser.parse_args(words)
     options.swift = swift
     return options
@@ -117,7 +118,7 @@ async def play(options: argparse.Namespace, url: str, body: dict[str, Any]) -> A
             async for event in events:
                 yield event
         return
-    chat = chat_opener(options, url, options.name, allow_private=True)()
+    chat = chat_opener(options, url, options.name)()
     request = ChatRequest.model_validate({**body, "stream": True, "deepeyes": {"trace": True}})
     try:
         async with contextlib.aclosing(chat.answer(request)) as events:
