@@ -17,7 +17,7 @@ from deepeyes.data.converting import convert_rows
 from deepeyes.data.findings import FileReport, source_of
 from deepeyes.dataset.loading import load
 from deepeyes.dataset.official import OFFICIAL
-from deepeyes.dataset.pictures import MIN_SIDE, ImageFacts, image_of, look
+from deepeyes.dataset.pictures import MIN_SIDE, ImageFacts, look_at_rows, pictures_of
 from deepeyes.dataset.progress import row_bar
 from deepeyes.dataset.reading import count_rows, is_prepared, read_rows
 from deepeyes.dataset.remarks import Remark
@@ -86,7 +86,7 @@ def check_file(path: Path, pool: concurrent.futures.Executor, plan: Plan) -> Fil
     size = path.stat().st_size
     sha256 = pool.submit(sha256_of, path) if official and size == official.size else None
     waiting: deque[concurrent.futures.Future[list[ImageFacts]]] = deque()
-    decode = functools.partial(look, fingerprints=plan.fingerprints)
+    decode = functools.partial(look_at_rows, fingerprints=plan.fingerprints)
     with row_bar(path.name[:24], total) as advance:
         for rows in convert_rows(read_rows(path), plan.convert):
             waiting.append(pool.submit(decode, [_note_row(report, row, plan) for row in rows]))
@@ -107,8 +107,8 @@ def check_file(path: Path, pool: concurrent.futures.Executor, plan: Plan) -> Fil
     return report
 
 
-def _note_row(report: FileReport, row: Any, plan: Plan) -> bytes | str | None:
-    """Notes all that can be told without the picture, and returns the picture."""
+def _note_row(report: FileReport, row: Any, plan: Plan) -> list[bytes | str]:
+    """Notes all that can be told without the pictures, and returns them."""
     number = report.rows
     report.rows += 1
     if isinstance(row, dict):
@@ -132,13 +132,7 @@ def _note_row(report: FileReport, row: Any, plan: Plan) -> bytes | str | None:
     columns.references.append(key_of(reference, loose=True))
     columns.kinds.append(answer_kind(reference) if reference else "")
     columns.lengths.append(len(reference))
-    images = row.get("images") if isinstance(row, dict) else None
-    if not isinstance(images, list) or not images:
-        return None
-    for fact in look([image_of(image) for image in images[1:]]):
-        if fact.problem:
-            report.problems.add(fact.problem, number)
-    return image_of(images[0])
+    return pictures_of(row)
 
 
 def _text_of(row: Any, column: str, key: str) -> str:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow.parquet as pq
 
-from deepeyes.dataset.pictures import image_of, look
+from deepeyes.dataset.pictures import FINGERPRINT_BYTES, image_of, look, pieces
 from deepeyes.dataset.reading import read_rows
 from deepeyes.dataset.remarks import Remark
 from deepeyes.errors import DataFileError
@@ -81,11 +81,11 @@ def find_known(reports: Sequence[FileReport], benchmark: Path, pool: concurrent.
         )
     table = np.frombuffer(b"".join(sorted(known)), np.uint8).reshape(len(known), -1)
     for report in reports:
-        near: dict[bytes, bool] = {b"": False}
-        for row, fingerprint in enumerate(report.columns.fingerprints):
-            if fingerprint not in near:
-                near[fingerprint] = _nearest(table, fingerprint) <= MAX_BITS
-            if near[fingerprint]:
+        near: dict[bytes, bool] = {}
+        for row, joined in enumerate(report.columns.fingerprints):
+            fingerprints = pieces(joined, FINGERPRINT_BYTES)
+            near |= {one: _nearest(table, one) <= MAX_BITS for one in fingerprints if one not in near}
+            if any(near[one] for one in fingerprints):
                 report.problems.add(Remark(f"{benchmark.name} holds this picture (--against)"), row)
     return len(known)
 

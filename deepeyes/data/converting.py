@@ -154,11 +154,12 @@ def _build(asked: Asked, source: str, prompt: Prompt) -> dict[str, Any]:
         raise ConversionError("the question is empty or no text", quote(asked.question))
     if as_text(asked.reference) is None:
         raise ConversionError("the reference answer is no text", quote(asked.reference))
+    pictures = len(asked.images) if isinstance(asked.images, list) and asked.images else 1
     row = {
         "data_source": source,
         "prompt": [
             {"role": "system", "content": prompt.system},
-            {"role": "user", "content": f"<image>\n{question}{prompt.instruction}"},
+            {"role": "user", "content": f"{'<image>' * pictures}\n{question}{prompt.instruction}"},
         ],
         "images": asked.images,
         "ability": None,

@@ -7,6 +7,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from deepeyes.dataset.pictures import DIGEST_BYTES, pieces
 from deepeyes.dataset.quoting import shorten
 
 if TYPE_CHECKING:
@@ -53,9 +54,9 @@ class Columns:
         references: Hash of the reference answer, spaces, case and a final dot set aside.
         kinds: What kind of answer the reference is.
         lengths: Characters of the reference.
-        digests: Of the picture's pixels, empty where there is none.
-        fingerprints: Of how the picture looks; empty where it was not asked for.
-        larger: Whether the picture has more pixels than its view.
+        digests: Of the pictures' pixels, one after the other; empty where there is none.
+        fingerprints: Of how the pictures look, likewise; empty where they were not asked for.
+        larger: Whether the largest picture has more pixels than its view.
     """
 
     sources: list[str] = field(default_factory=list)
@@ -112,7 +113,7 @@ class FileReport:
     @property
     def images(self) -> int:
         """Different images."""
-        return len(set(self.digests) - {b""})
+        return len({digest for joined in self.digests for digest in pieces(joined, DIGEST_BYTES)})
 
     def sound(self, *, written: bool) -> bool:
         """Tells whether there is nothing to do: some rows, all good, and the published ones under a published name.

@@ -6,6 +6,7 @@ import hashlib
 from collections import Counter, defaultdict
 from typing import TYPE_CHECKING
 
+from deepeyes.dataset.pictures import DIGEST_BYTES, pieces
 from deepeyes.errors import DataFileError
 
 if TYPE_CHECKING:
@@ -25,12 +26,7 @@ def split(reports: Sequence[FileReport], count: int, seed: int) -> set[tuple[int
     Returns:
         Pairs (number of the file, number of the row).
     """
-    groups: dict[bytes, list[tuple[int, int]]] = defaultdict(list)
-    for file, report in enumerate(reports):
-        dropped = report.dropped
-        for row, digest in enumerate(report.digests):
-            if row not in dropped:
-                groups[digest].append((file, row))
+    groups = _groups(reports)
     good = [report.rows - len(report.dropped) for report in reports]
     shares = [count * rows / max(1, sum(good)) for rows in good]
     room = [int(share) for share in shares]
@@ -44,6 +40,36 @@ def split(reports: Sequence[FileReport], count: int, seed: int) -> set[tuple[int
             for file, rows in needed.items():
                 room[file] -= rows
     return chosen
+
+
+def _groups(reports: Sequence[FileReport]) -> dict[bytes, list[tuple[int, int]]]:
+    """Returns the good rows that stay together, by the least digest of their pictures.
+
+    Two rows do that have a picture in common, or both have one in common with a third.
+    """
+    first: dict[bytes, bytes] = {}  # digest -> a lesser one of its group, or itself
+
+    def least(digest: bytes) -> bytes:
+        while (lesser := first.setdefault(digest, digest)) != digest:
+            first[digest] = first.setdefault(lesser, lesser)
+            digest = lesser
+        return digest
+
+    places: list[tuple[bytes, tuple[int, int]]] = []
+    for file, report in enumerate(reports):
+        dropped = report.dropped
+        for row, joined in enumerate(report.digests):
+            if row in dropped:
+                continue
+            digests = pieces(joined, DIGEST_BYTES) or [b""]
+            lowest = min(map(least, digests))
+            for digest in digests:
+                first[least(digest)] = lowest
+            places.append((digests[0], (file, row)))
+    groups: dict[bytes, list[tuple[int, int]]] = defaultdict(list)
+    for digest, place in places:
+        groups[least(digest)].append(place)
+    return groups
 
 
 def choose(reports: Sequence[FileReport], holdout: int, seed: int) -> set[tuple[int, int]]:

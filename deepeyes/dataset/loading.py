@@ -79,18 +79,19 @@ def _take_conversation(loaded: Loaded) -> None:
 
 
 def _add_tag(loaded: Loaded) -> None:
-    """Puts `<image>` where swift puts it: in front of the first turn after the system turn."""
+    """Puts `<image>` tags that are missing where swift puts them: in front of the first turn after the system turn."""
     turns, images = loaded.row.get("prompt"), loaded.row.get("images")
-    if not is_conversation(turns) or not isinstance(images, list) or len(images) != 1:
+    if not is_conversation(turns) or not isinstance(images, list):
         return
-    if any("<image>" in turn["content"] for turn in turns):
+    missing = len(images) - sum(turn["content"].count("<image>") for turn in turns)
+    if missing <= 0:
         return
     place = next((place for place, turn in enumerate(turns) if turn["role"] != "system"), None)
     if place is None or turns[place]["role"] != "user":
         return
-    tagged = {**turns[place], "content": f"<image>{turns[place]['content']}"}
+    tagged = {**turns[place], "content": "<image>" * missing + turns[place]["content"]}
     loaded.row["prompt"] = [*turns[:place], tagged, *turns[place + 1 :]]
-    loaded.told.append(Remark("no turn has `<image>`; swift puts it in front of the first user turn"))
+    loaded.told.append(Remark("fewer `<image>` than pictures; swift puts the missing in front of the first user turn"))
 
 
 def is_conversation(turns: Any) -> TypeGuard[list[dict[str, str]]]:

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 MIN_SIDE = 28  # pixels: one image token of Qwen2.5-VL; smaller images are scaled up
 LONGEST_PATH = 2000  # characters; what is longer, swift takes for base64
 FINGERPRINT_SIDE = 16  # frequencies a side that a fingerprint holds
+DIGEST_BYTES, FINGERPRINT_BYTES = 20, FINGERPRINT_SIDE**2 // 8
 MAX_RATIO = 200  # longer side / shorter side; qwen-vl-utils refuses more
 
 
@@ -105,6 +106,36 @@ def read_image(image: bytes | str) -> bytes:
     if not content:
         raise PictureError("the picture is empty: 0 bytes", quote(image))
     return content
+
+
+def pictures_of(row: Any) -> list[bytes | str]:
+    """Returns the pictures of a row, as `image_of` does; none where one of them is no picture."""
+    images = row.get("images") if isinstance(row, dict) else None
+    found = [image_of(entry) for entry in images] if isinstance(images, list) else []
+    return [picture for picture in found if picture is not None] if None not in found else []
+
+
+def look_at_rows(rows: Sequence[Sequence[bytes | str]], *, fingerprints: bool = False) -> list[ImageFacts]:
+    """Decodes the pictures of rows. Runs in a worker process.
+
+    Returns:
+        One entry a row: the first problem, the size of the largest picture, and digests and fingerprints one after the
+        other; see `pieces`.
+    """
+    facts = []
+    for pictures in rows:
+        looked = look(pictures, fingerprints=fingerprints) or [ImageFacts()]
+        problem = next((fact.problem for fact in looked if fact.problem), None)
+        largest = max(looked, key=lambda fact: fact.width * fact.height)
+        digest = b"" if problem else b"".join(fact.digest for fact in looked)
+        fingerprint = b"".join(fact.fingerprint for fact in looked)
+        facts.append(ImageFacts(problem, largest.width, largest.height, digest, fingerprint))
+    return facts
+
+
+def pieces(joined: bytes, size: int) -> list[bytes]:
+    """Returns the digests (`DIGEST_BYTES`) or fingerprints (`FINGERPRINT_BYTES`) of a row's pictures."""
+    return [joined[place : place + size] for place in range(0, len(joined), size)]
 
 
 def look(images: Sequence[bytes | str | None], *, fingerprints: bool = False) -> list[ImageFacts]:

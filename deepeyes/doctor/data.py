@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from deepeyes.dataset.joining import schema_conflict
 from deepeyes.dataset.loading import load
-from deepeyes.dataset.pictures import image_of, look
+from deepeyes.dataset.pictures import look_at_rows, pictures_of
 from deepeyes.dataset.reading import DATA_SUFFIXES, open_parquet, read_rows
 from deepeyes.dataset.rows import row_problems
 from deepeyes.doctor.findings import Finding, Level
@@ -76,7 +76,7 @@ def _check_rows(path: Path, scoring_of: Callable[[object], object]) -> Finding:
     loaded = [load(row) if isinstance(row, dict) else None for row in rows]
     problems = [problem for one in loaded for problem in row_problems(one.row if one else None, scoring_of)]
     if not problems:
-        facts = look([image_of(one.row["images"][0]) for one in loaded if one])
+        facts = look_at_rows([pictures_of(one.row) for one in loaded if one])
         problems = [fact.problem for fact in facts if fact.problem]
     mended = [remark for one in loaded if one for remark in one.mended]
     if mended and not problems:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from deepeyes.answers import Trajectory, read_answer
-from deepeyes.dataset.pictures import image_of
+from deepeyes.dataset.pictures import pictures_of
 from deepeyes.dataset.progress import row_bar
 from deepeyes.playing.endpoint import RefusedError
 from deepeyes.playing.pictures import read_image
@@ -132,23 +132,22 @@ class Table:
         return [place for place in wanted if not ledger.holds(number, *place)]
 
     def _most(self, row: Mapping[str, Any], concurrency: int) -> int:
-        """Returns how many trajectories over such a picture may be under way."""
-        entry = image_of(row["images"][0])
-        weight = self._viewer.weight(entry) if isinstance(entry, bytes) else 1
+        """Returns how many trajectories over such pictures may be under way."""
+        weight = sum(self._viewer.weight(picture) for picture in pictures_of(row) if isinstance(picture, bytes))
         return max(1, min(concurrency, IN_FLIGHT_BYTES // max(1, weight)))
 
     async def _one(
         self, number: int, row: Mapping[str, Any], mode: int, sample: int, ended: asyncio.Queue[_Ended | None]
     ) -> None:
         try:
-            picture = await self._viewer.look(await asyncio.to_thread(read_image, row["images"][0]))
+            pictures = [await self._viewer.look(await asyncio.to_thread(read_image, image)) for image in row["images"]]
         except (OSError, ValueError, SyntaxError) as error:
             self.missing.add(number, f"the image can't be read: {error}")
             return
         messages, columns = self.turns(row, mode)
         options = self._sampling.options(number, mode, sample)
         try:
-            played = await self._player.play(Start(messages, columns, [picture], options))
+            played = await self._player.play(Start(messages, columns, pictures, options))
         except RefusedError as error:
             self.missing.add(number, error)
             return
@@ -160,7 +159,7 @@ class Table:
         if mode == AS_TRAINED:
             return first_turns(row), columns
         prompt = own_prompt(self._viewer.coordinates, tool=False)
-        user = f"<image>\n{row['extra_info']['question']}{prompt.instruction}"
+        user = f"{'<image>' * len(row['images'])}\n{row['extra_info']['question']}{prompt.instruction}"
         turns = [{"role": "system", "content": prompt.system}, {"role": "user", "content": user}]
         return turns, {**columns, "env_name": ""}
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from deepeyes.dataset.loading import load
 from deepeyes.dataset.official import HOLDOUT_NAME
-from deepeyes.dataset.pictures import image_of, look
+from deepeyes.dataset.pictures import look, pictures_of
 from deepeyes.dataset.reading import data_files, open_parquet, read_rows
 from deepeyes.errors import DataFileError
 from deepeyes.rows import has_tool
@@ -87,18 +87,12 @@ def held_out_pictures(paths: Sequence[Path]) -> frozenset[bytes]:
     Raises:
         DataFileError: A file can't be read.
     """
-    found: set[bytes] = set()
-    for path in paths:
-        for rows in read_rows(path):
-            found.update(picture_of(row) for row in rows)
-    return frozenset(found - {b""})
+    return frozenset(digest for path in paths for rows in read_rows(path) for row in rows for digest in digests_of(row))
 
 
-def picture_of(row: dict[str, Any]) -> bytes:
-    """Returns the digest of a row's picture, the same for equal pixels; empty where there is none."""
-    images = row.get("images")
-    entry = image_of(images[0]) if isinstance(images, list) and len(images) == 1 else None
-    return look([entry])[0].digest
+def digests_of(row: Any) -> list[bytes]:
+    """Returns the digests of a row's pictures, the same for equal pixels."""
+    return [fact.digest for fact in look(pictures_of(row)) if fact.digest]
 
 
 def question_key(row: dict[str, Any]) -> str:
@@ -128,7 +122,7 @@ def columns_of(sources: Sequence[SourceFile], settings: Settings, held_out: froz
                 None if index is None else str(index),
                 question_key(row),
                 has_tool(row, settings),
-                bool(held_out) and picture_of(row) in held_out,
+                bool(held_out) and not held_out.isdisjoint(digests_of(row)),
             )
             for column, value in zip(columns.values(), values, strict=True):
                 column.append(value)

@@ -48,7 +48,10 @@ BAD_ROWS = {
         r"`<image>` stands 1 in system turns",
     ),
     "no image": ({"images": []}, r"images holds 0 images"),
-    "two images": ({"images": [{"bytes": picture(1)}, {"bytes": picture(2)}]}, r"images holds 2 images"),
+    "three tags for two images": (
+        {"images": [{"bytes": picture(1)}, {"bytes": picture(2)}], "prompt": user("<image><image><image>q")},
+        r"images holds 2 images, and `<image>` stands 3 in user turns",
+    ),
     "second image broken": (
         {
             "images": [{"bytes": picture(1), "path": None}, {"bytes": b"GIF89a?", "path": None}],

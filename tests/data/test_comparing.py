@@ -130,6 +130,13 @@ class TestAgainst:
         assert main([str(path), "--against", str(benchmark), "--out", str(tmp_path / "out"), "--workers", "1"]) == 1
         assert pq.read_table(tmp_path / "out" / "rows.parquet").num_rows == 5
 
+    def test_second_picture_of_a_row_counts_too(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        benchmark = folder(tmp_path / "bench", scene(3))
+        images = [{"bytes": encoded(scene(seed)), "path": None} for seed in (1, 3)]
+        path = save(tmp_path / "rows.parquet", [row_of(scene(2)), make_row(1, images=images)])
+        (file,) = found_in(capsys, path, "--against", benchmark)
+        assert list(file["problems"].values()) == [[1]]
+
     def test_place_without_a_picture_is_told(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         path = save(tmp_path / "rows.parquet", [make_row()])
         (tmp_path / "empty").mkdir()

@@ -14,6 +14,7 @@ from row_maker import findings, make_row, picture, save, user
 
 from deepeyes.data.cli import main
 from deepeyes.dataset.loading import as_text, load
+from deepeyes.dataset.official import HOLDOUT_NAME
 from deepeyes.dataset.rows import row_problems
 
 if TYPE_CHECKING:
@@ -154,6 +155,37 @@ class TestMended:
     )
     def test_text_of_a_value(self, value: Any, text: str | None) -> None:
         assert as_text(value) == text
+
+
+class TestSeveralPictures:
+    """Rows with more than one picture, which swift and the plugin take."""
+
+    def row(self, *seeds: int, tags: int | None = None, number: int = 0) -> dict[str, Any]:
+        images = [{"bytes": picture(seed), "path": None} for seed in seeds]
+        return make_row(number, images=images, prompt=user("<image>" * (len(seeds) if tags is None else tags) + "q"))
+
+    @pytest.mark.parametrize(("tags", "told"), [(2, 0), (1, 1), (0, 1)])
+    def test_row_is_kept_with_as_many_tags_as_pictures(
+        self, tmp_path: Path, capsys: pytest.CaptureFixture[str], tags: int, told: int
+    ) -> None:
+        path = save(tmp_path / "a.parquet", [self.row(1, 2, tags=tags)])
+        found = findings(capsys, path)
+        assert (found["problems"], found["images"]) == ({}, 2)
+        assert sum("fewer `<image>`" in text for text in found["notes"]) == told
+        assert main([str(path), "--out", str(tmp_path / "out"), "--workers", "1"]) == 0
+        (written,) = pq.read_table(tmp_path / "out" / "a.parquet").to_pylist()
+        assert [image["bytes"] for image in written["images"]] == [picture(1), picture(2)]
+        assert written["prompt"][0]["content"] == "<image><image>q"
+
+    def test_rows_that_share_a_picture_by_a_third_are_held_out_together(self, tmp_path: Path) -> None:
+        chain = [self.row(n, n + 1, number=n) for n in range(6)]
+        path = save(tmp_path / "a.parquet", [*chain, *(self.row(20 + n, number=20 + n) for n in range(6))])
+        for seed in range(4):
+            out = tmp_path / str(seed)
+            assert main([str(path), "--out", str(out), "--holdout", "4", "--seed", str(seed), "--workers", "1"]) == 0
+            held = {int(row["extra_info"]["index"]) for row in pq.read_table(out / HOLDOUT_NAME).to_pylist()}
+            assert len(held) == 4
+            assert held <= set(range(20, 26))
 
 
 class TestEnvironment:

@@ -147,6 +147,15 @@ class TestHeldOut:
         assert 77 not in {row for row, _ in policy.asked}
         assert (choice["held_out"], rows_in(tmp_path / "out" / "a.parquet")) == (1, [0, 1, 2, 4, 5])
 
+    def test_one_of_several_pictures_is_enough(self, tmp_path: Path) -> None:
+        images = [{"bytes": picture(seed, (112, 112)), "path": None} for seed in (50, 3)]
+        turns = [{"role": "user", "content": "<image><image>What is shown in 0?"}]
+        path = save(tmp_path / "a.parquet", [make_row(0, images=images, prompt=turns)])
+        held = write_rows(tmp_path / "held.parquet", 1, start=3)
+        with serving(Policy({0: (4, 4)})) as policy:
+            status, choice = select(policy, tmp_path / "out", path, "--held-out", held)
+        assert (status, choice["held_out"], sum(policy.asked.values())) == (1, 1, 8)
+
     def test_another_file_is_named(self, tmp_path: Path) -> None:
         path = write_rows(tmp_path / "a.parquet", 3)
         held = write_rows(tmp_path / "held.parquet", 1, start=1)
