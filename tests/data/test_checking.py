@@ -33,7 +33,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 REAL_ROWS = ROOT.parent / "shared" / "data" / "vstar_sample.parquet"
-TWO_TAGS = {"prompt": user("<image><image> What?")}
 BAD_ROWS = {
     "no messages": ({"prompt": None}, r"no list of messages"),
     "content in parts": ({"prompt": [{"role": "user", "content": [{"type": "text"}]}]}, r"no list of messages"),
