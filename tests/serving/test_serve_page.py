@@ -15,7 +15,10 @@ from PIL import Image
 from playwright.sync_api import expect, sync_playwright
 from serve_world import Asked, Script, Turn, call, playing, serving
 
-from deepeyes.report.browser import find_browser
+try:
+    from deepeyes.report.chromium import find_browser
+except ImportError:  # its place before the report had rooms
+    from deepeyes.report.browser import find_browser
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
