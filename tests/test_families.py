@@ -178,7 +178,7 @@ class TestTokens:
 
 
 @pytest.mark.lengthy
-@pytest.mark.timeout(1800)  # a minute on a machine with nothing else to do
+@pytest.mark.timeout(1800)  # on a machine that has much else to do
 class TestStep:
     """One GRPO step of `swift rlhf`, which plays by itself with transformers."""
 
