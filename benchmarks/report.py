@@ -13,16 +13,16 @@ from __future__ import annotations
 import sys
 import tempfile
 import time
-from contextlib import closing
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
+from tab import Tab  # noqa: E402 - likewise
 from trace_maker import record_crowd  # noqa: E402 - likewise
 
-from deepeyes.report.browser import Browser  # noqa: E402 - found by the lines above
-from deepeyes.report.page import write_report  # noqa: E402
+from deepeyes.report.page import write_report  # noqa: E402 - found by the lines above
+from deepeyes.report.screenshots import chromium  # noqa: E402
 
 SIZES = (200, 2000)
 VIEW = (1120, 896)
@@ -56,7 +56,7 @@ MEASURE = """(async () => {
 })()"""
 
 
-def measure(browser: Browser, folder: Path, number: int) -> dict[str, float]:
+def measure(browser: Tab, folder: Path, number: int) -> dict[str, float]:
     """Returns what a page of `number` trajectories takes: seconds by what is done, and its megabytes."""
     record_crowd(folder, number // 8, VIEW)
     start = time.perf_counter()
@@ -76,10 +76,10 @@ def measure(browser: Browser, folder: Path, number: int) -> dict[str, float]:
 def main() -> None:
     """Prints the table."""
     found = []
-    with closing(Browser()) as browser, tempfile.TemporaryDirectory() as folder:
+    with chromium() as browser, tempfile.TemporaryDirectory() as folder:
         for number in SIZES:
             (Path(folder) / str(number)).mkdir()
-            found.append(measure(browser, Path(folder) / str(number), number))
+            found.append(measure(Tab(browser), Path(folder) / str(number), number))
     small, large = found
     print(f"{'a page of so many trajectories ...':<36} {SIZES[0]:>8} {SIZES[1]:>8} {'ratio':>9}")
     for name in small:

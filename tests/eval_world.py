@@ -19,8 +19,8 @@ import pyarrow.parquet as pq
 from PIL import Image
 from qwen_vl_utils import fetch_image
 
-from deepeyes.evaluation import bench as eval_bench
 from deepeyes.evaluation import cli
+from deepeyes.evaluation.bench.vstar import FOLDERS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -53,7 +53,7 @@ def colour_question(at: int) -> tuple[str, list[str], bytes]:
 
 
 def write_vstar(folder: Path, colours: int = 4, sides: int = 2) -> Path:
-    for kind in eval_bench.VSTAR_FOLDERS:
+    for kind in FOLDERS:
         (folder / kind).mkdir(parents=True)
     for at in range(colours + sides):
         kind = "direct_attributes" if at < colours else "relative_position"
@@ -112,7 +112,7 @@ class Seen:
         return sum(turn["role"] == "assistant" for turn in self.body["messages"]) + 1
 
     def letter(self, option: str) -> str:
-        return re.search(rf"\(([A-Z])\) {re.escape(option)}\n", self.question)[1]  # type: ignore[index]
+        return re.search(rf"^\(?([A-Z])[).] {re.escape(option)}$", self.question, re.MULTILINE)[1]  # type: ignore[index]
 
     def square(self, image: Image.Image) -> tuple[int, int, int, int]:
         """Where the picture is not grey."""

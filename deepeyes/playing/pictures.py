@@ -17,7 +17,7 @@ import os
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -107,9 +107,13 @@ class Picture:
         """Tells whether the view holds fewer pixels than the image."""
         return self.size[0] * self.size[1] < self.original[0] * self.original[1]
 
+    def encode(self) -> bytes:
+        """Returns the file that is sent: the view without loss."""
+        return base64.b64decode(self.uri.partition(",")[2])
+
     def view(self) -> Image.Image:
         """Returns the view, decoded anew."""
-        return Image.open(io.BytesIO(base64.b64decode(self.uri.partition(",")[2]))).convert("RGB")
+        return Image.open(io.BytesIO(self.encode())).convert("RGB")
 
 
 class Viewer:
@@ -165,11 +169,22 @@ class Viewer:
             Bytes; those of the encoded image alone where its head can't be read.
         """
         try:
-            with Image.open(io.BytesIO(encoded)) as image:
-                width, height = fit_view(*image.size, self.family, self.max_pixels)
+            width, height = self.head(encoded).size
         except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
             return len(encoded)
         return len(encoded) + 2 * WIRE_BYTES * width * height
+
+    def head(self, encoded: bytes) -> Picture:
+        """Returns the picture of an image without its pixels: what its head says.
+
+        Raises:
+            OSError: It is no image.
+            ValueError: It is too thin.
+        """
+        with Image.open(io.BytesIO(encoded)) as image:
+            original = image.size
+        size = fit_view(*original, self.family, self.max_pixels)
+        return Picture(encoded, original, size, "", self.tokens(size))
 
     def scale(self, image: Image.Image) -> Image.Image:
         """Scales an RGB image to the size of its view, as `qwen_vl_utils.fetch_image` does."""
@@ -213,13 +228,10 @@ class Viewer:
         return box, crop
 
     def _make(self, source: Any) -> tuple[Picture, int]:
-        encoded = read_image(source)
-        with Image.open(io.BytesIO(encoded)) as head:
-            original = head.size
-        size = fit_view(*original, self.family, self.max_pixels)
-        with self._decoding.held(4 * (original[0] * original[1] + size[0] * size[1])):
-            uri = to_data_uri(_decode(encoded).resize(size))
-        picture = Picture(encoded, original, size, uri, self.tokens(size))
+        picture = self.head(read_image(source))
+        (width, height), size = picture.original, picture.size
+        with self._decoding.held(4 * (width * height + size[0] * size[1])):
+            picture = replace(picture, uri=to_data_uri(_decode(picture.encoded).resize(size)))
         return picture, picture.nbytes
 
 

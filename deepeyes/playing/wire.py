@@ -43,8 +43,9 @@ def to_openai(messages: Sequence[Mapping[str, Any]], images: Sequence[str]) -> l
                 parts.append({"type": "image_url", "image_url": {"url": uri}})
             parts.append({"type": "text", "text": text})
         parts = [part for part in parts if part["type"] != "text" or part["text"]]
-        plain = not parts or (len(parts) == 1 and parts[0]["type"] == "text")
-        turns.append({"role": message["role"], "content": first if plain else parts})
+        plain = all(part["type"] == "text" for part in parts)
+        content = "".join(part["text"] for part in parts) if plain else parts
+        turns.append({"role": message["role"], "content": content})
     return turns
 
 

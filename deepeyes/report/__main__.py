@@ -2,7 +2,7 @@
 
 import sys
 
-from deepeyes.report.page import main
+from deepeyes.report.cli import main
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -201,6 +201,7 @@ class TestWire:
         kinds = [part["type"] for part in turns[1]["content"]]
         assert kinds == ["image_url", "text", "image_url", "text"]
         assert (turns[0]["content"], turns[2]["content"]) == ("an <image> of words", "")
+        assert to_openai([{"role": "user", "content": "<image>\nWhat?"}], [])[0]["content"] == "\nWhat?"
 
 
 class TestEndpoint:

@@ -19,17 +19,10 @@ from PIL import Image
 from trace_maker import HOSTILE, LOG, Generation, Prompt, flush, log, record
 
 from deepeyes.answers import Trajectory, read_answer
-from deepeyes.report import page as report
-from deepeyes.report.page import (
-    ReportError,
-    advantages,
-    choose,
-    find_run,
-    read_completions,
-    read_log,
-    read_traces,
-    write_report,
-)
+from deepeyes.report.curves import advantages
+from deepeyes.report.logs import find_run, read_completions, read_log
+from deepeyes.report.page import script_json, write_report
+from deepeyes.report.traces import ReportError, choose, read_traces
 from deepeyes.settings import Rules, Scoring
 from deepeyes.traces import Tracer
 
@@ -38,6 +31,7 @@ if TYPE_CHECKING:
 
     from trace_maker import Box
 
+ROOT = Path(__file__).resolve().parents[2]
 VIEW = Image.linear_gradient("L").resize((140, 84)).convert("RGB")
 BOX: Box = (14, 21, 70, 63)
 
@@ -185,12 +179,12 @@ class TestHostileText:
 
     @given(st.text())
     def test_any_text_comes_back_as_it_was(self, text: str) -> None:
-        encoded = report.script_json({"text": text})
+        encoded = script_json({"text": text})
         assert json.loads(encoded) == {"text": text}
         assert not set("<>&\u2028\u2029") & set(encoded)
 
     def test_numbers_that_json_lacks_become_null(self) -> None:
-        assert json.loads(report.script_json([float("nan"), float("-inf"), {"a": (1.5,)}])) == [
+        assert json.loads(script_json([float("nan"), float("-inf"), {"a": (1.5,)}])) == [
             None,
             None,
             {"a": [1.5]},
@@ -440,16 +434,18 @@ def _empty_log(path: Path) -> Path:
     return path
 
 
+def run_program(*words: object) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "deepeyes.report", *map(str, words)]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=60)
+
+
 class TestNothingToReport:
     @pytest.mark.parametrize(
         ("make", "expected"),
         [(_missing, "is not a folder"), (_empty, "DEEPEYES_TRACE_DIR"), (_empty_log, "nothing was logged yet")],
     )
     def test_one_line_and_an_exit_code(self, tmp_path: Path, make: Callable[[Path], Path], expected: str) -> None:
-        program = Path(report.__file__)
-        done = subprocess.run(
-            [sys.executable, program, make(tmp_path)], capture_output=True, text=True, check=False, timeout=60
-        )
+        done = run_program(make(tmp_path))
         assert done.returncode == 1
         assert done.stdout == ""
         assert len(done.stderr.splitlines()) == 1
@@ -463,9 +459,7 @@ class TestNothingToReport:
 
 def test_program_prints_the_path_of_the_page(tmp_path: Path) -> None:
     log(tmp_path, LOG)
-    done = subprocess.run(
-        [sys.executable, Path(report.__file__), tmp_path], capture_output=True, text=True, check=False, timeout=60
-    )
+    done = run_program(tmp_path)
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout == f"{tmp_path / 'report.html'}\n"
 

@@ -5,28 +5,34 @@ from __future__ import annotations
 import io
 import json
 import re
+import subprocess
+import sys
 from collections import Counter
-from contextlib import closing
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 from PIL import ExifTags, Image
+from tab import Tab
 from trace_maker import HOSTILE, LOG, Generation, Prompt, flush, log, record, record_crowd
 
-from deepeyes.report.browser import Browser, find_browser
-from deepeyes.report.page import make_page, read_traces, write_report, write_screenshots
+from deepeyes.report.chromium import find_browser
+from deepeyes.report.page import make_page, write_report
+from deepeyes.report.screenshots import chromium
+from deepeyes.report.traces import read_traces
 from deepeyes.traces import Tracer
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
     from trace_maker import Box
 
+pytest.importorskip("playwright", reason="Playwright is not installed; `bash deepeyes.sh setup` brings it")
 pytestmark = pytest.mark.skipif(
-    find_browser() is None, reason="no Chromium is installed; `python -m deepeyes.report.browser` brings one"
+    find_browser() is None, reason="no Chromium is installed; `python -m deepeyes.report.chromium` brings one"
 )
 
+ROOT = Path(__file__).resolve().parents[2]
 GREY = (100, 100, 100)
 PINK, BLUE = (230, 0, 126), (10, 108, 255)  # of the first and the second box
 LEFT: Box = (40, 60, 100, 140)
@@ -35,13 +41,13 @@ ATTACK = HOSTILE.replace("alert(1)", "document.title = 'attacked'").replace("ale
 
 
 @pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with closing(Browser()) as made:
-        yield made
+def browser() -> Iterator[Tab]:
+    with chromium() as made:
+        yield Tab(made)
 
 
 @pytest.fixture(autouse=True)
-def clean(browser: Browser) -> Iterator[None]:
+def clean(browser: Tab) -> Iterator[None]:
     """Every test ends with no error in the console and no request but for pages themselves."""
     browser.errors.clear()
     browser.requests.clear()
@@ -84,17 +90,17 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "report.html"
 
 
-def pixels(browser: Browser) -> Image.Image:
+def pixels(browser: Tab) -> Image.Image:
     browser.evaluate("Promise.all([...document.images].map(image => image.decode()))")
     return Image.open(io.BytesIO(browser.screenshot())).convert("RGB")
 
 
-def settle(browser: Browser) -> None:
+def settle(browser: Tab) -> None:
     """Waits until events that follow from what was done, such as scrolling, have been handled."""
     browser.evaluate("new Promise(done => requestAnimationFrame(() => requestAnimationFrame(done)))")
 
 
-def choose(browser: Browser, name: str, value: str) -> None:
+def choose(browser: Tab, name: str, value: str) -> None:
     """Sets a filter as a user does."""
     browser.evaluate(
         f"(() => {{ const filter = document.getElementById('filter-{name}'); filter.value = {json.dumps(value)};"
@@ -102,7 +108,7 @@ def choose(browser: Browser, name: str, value: str) -> None:
     )
 
 
-def listed(browser: Browser) -> list[int]:
+def listed(browser: Tab) -> list[int]:
     found: list[int] = browser.evaluate("[...document.querySelectorAll('#list .chip')].map(chip => +chip.dataset.t)")
     return found
 
@@ -112,13 +118,13 @@ def plain(text: str) -> str:
     return text.replace("\N{MULTIPLICATION SIGN}", "x").replace("\N{MINUS SIGN}", "-")
 
 
-def text(browser: Browser, selector: str) -> str:
+def text(browser: Tab, selector: str) -> str:
     return plain(browser.evaluate(f"document.querySelector({json.dumps(selector)}).innerText"))
 
 
 class TestOpens:
     @pytest.mark.parametrize("width", [1280, 1920])
-    def test_all_parts_are_there_and_fit(self, browser: Browser, run: Path, width: int) -> None:
+    def test_all_parts_are_there_and_fit(self, browser: Tab, run: Path, width: int) -> None:
         browser.open(run, width)
         assert "16 trajectories in 6 groups" in text(browser, "#title")
         names = browser.evaluate("[...document.querySelectorAll('.chart b')].map(name => name.innerText)")
@@ -126,7 +132,7 @@ class TestOpens:
         assert text(browser, "#detail h2") == "Which colour?"
         assert browser.evaluate("document.documentElement.scrollWidth <= innerWidth")
 
-    def test_trajectory_is_shown_whole(self, browser: Browser, run: Path) -> None:
+    def test_trajectory_is_shown_whole(self, browser: Tab, run: Path) -> None:
         browser.open(run)
         assert text(browser, "#reference") == "red"
         shown = text(browser, "#detail")
@@ -139,7 +145,7 @@ class TestOpens:
         tags = browser.evaluate("[...document.querySelectorAll('.turn > .text .tag')].map(tag => tag.innerText)")
         assert tags[-4:] == ["<think>", "</think>", "<answer>", "</answer>"]
 
-    def test_curves_hold_what_was_logged(self, browser: Browser, run: Path) -> None:
+    def test_curves_hold_what_was_logged(self, browser: Tab, run: Path) -> None:
         browser.open(run)
         assert text(browser, ".chart .last") == "1.5"
         heights = browser.evaluate(
@@ -150,14 +156,14 @@ class TestOpens:
         settle(browser)
         assert "loss" in text(browser, "#curves details")
 
-    def test_log_alone_is_shown(self, browser: Browser, tmp_path: Path) -> None:
+    def test_log_alone_is_shown(self, browser: Tab, tmp_path: Path) -> None:
         log(tmp_path, LOG)
         browser.open(write_report(tmp_path))
         assert "No trajectories were recorded" in text(browser, "#list")
         assert text(browser, ".chart .last") == "0.5"
 
 
-def area_of(browser: Browser, selector: str, place: int = 0) -> list[float]:
+def area_of(browser: Tab, selector: str, place: int = 0) -> list[float]:
     """Returns where an element is on the screen: left, top, right and bottom in pixels."""
     element = f"document.querySelectorAll({json.dumps(selector)})[{place}]"
     area: list[float] = browser.evaluate(f"(r => [r.x, r.y, r.right, r.bottom])({element}.getBoundingClientRect())")
@@ -165,7 +171,7 @@ def area_of(browser: Browser, selector: str, place: int = 0) -> list[float]:
 
 
 class TestBoxes:
-    def edges(self, browser: Browser, colour: tuple[int, int, int]) -> tuple[int, int, int, int]:
+    def edges(self, browser: Tab, colour: tuple[int, int, int]) -> tuple[int, int, int, int]:
         """Finds the inner edges of a drawn box on the screen, by its colour alone, as (x1, y1, x2, y2)."""
         screen = pixels(browser)
         left, top, right, bottom = map(round, area_of(browser, ".view"))
@@ -186,16 +192,14 @@ class TestBoxes:
         return x1 - left, y1 - top, x2 - left, y2 - top
 
     @staticmethod
-    def corners(browser: Browser, number: int, inset: int) -> list[tuple[int, int]]:
+    def corners(browser: Tab, number: int, inset: int) -> list[tuple[int, int]]:
         """Pixels just inside the corners of a box on the screen."""
         x1, y1, x2, y2 = map(round, area_of(browser, ".box", number))
         return [(x, y) for y in (y1 + inset, y2 - 1 - inset) for x in (x1 + inset, x2 - 1 - inset)]
 
     @pytest.mark.parametrize("width", [1280, 1920])
     @pytest.mark.parametrize("factor", [1, 3])  # the picture is recorded as the view, or as a larger original
-    def test_boxes_are_drawn_in_the_right_place(
-        self, browser: Browser, tmp_path: Path, width: int, factor: int
-    ) -> None:
+    def test_boxes_are_drawn_in_the_right_place(self, browser: Tab, tmp_path: Path, width: int, factor: int) -> None:
         image = pattern().resize((280 * factor, 168 * factor), Image.Resampling.NEAREST)
         tracer = Tracer(tmp_path, "0")
         record(tracer, [Prompt("?", "red", image, [Generation("red", [LEFT, RIGHT])], view_size=(280, 168))], 0)
@@ -207,7 +211,7 @@ class TestBoxes:
             expected = [edge * shown / 280 for edge in box]
             assert self.edges(browser, colour) == pytest.approx(expected, abs=1.5)
 
-    def test_box_holds_just_what_the_crop_shows(self, browser: Browser, run: Path) -> None:
+    def test_box_holds_just_what_the_crop_shows(self, browser: Tab, run: Path) -> None:
         browser.open(run)
         browser.evaluate("document.querySelector('.view').scrollIntoView({block: 'center'})")
         screen = pixels(browser)
@@ -217,7 +221,7 @@ class TestBoxes:
 
     @pytest.mark.parametrize("orientation", [3, 6])  # by half a turn, by a quarter
     def test_camera_s_orientation_is_ignored_as_the_model_s_loader_does(
-        self, browser: Browser, tmp_path: Path, orientation: int
+        self, browser: Tab, tmp_path: Path, orientation: int
     ) -> None:
         exif = Image.Exif()
         exif[ExifTags.Base.Orientation] = orientation
@@ -235,7 +239,7 @@ class TestBoxes:
             for place in self.corners(browser, number, inset=6):
                 assert screen.getpixel(place) == pytest.approx(colour, abs=12)
 
-    def test_crops_are_shown_at_their_turns(self, browser: Browser, run: Path) -> None:
+    def test_crops_are_shown_at_their_turns(self, browser: Tab, run: Path) -> None:
         browser.open(run, 1280, 1600)
         for number, colour in enumerate(((0, 160, 0), (200, 200, 0))):
             x1, y1, x2, y2 = area_of(browser, ".crop img", number)
@@ -258,13 +262,13 @@ class TestFilters:
             ("verdict", "wrong", [2, 3, 10, 11]),
         ],
     )
-    def test_one_filter(self, browser: Browser, run: Path, name: str, value: str, expected: list[int]) -> None:
+    def test_one_filter(self, browser: Tab, run: Path, name: str, value: str, expected: list[int]) -> None:
         browser.open(run)
         choose(browser, name, value)
         assert listed(browser) == expected
         assert text(browser, "#count") == f"{len(expected)} of 16 trajectories"
 
-    def test_verdict_that_was_not_recorded_is_neither_right_nor_wrong(self, browser: Browser, tmp_path: Path) -> None:
+    def test_verdict_that_was_not_recorded_is_neither_right_nor_wrong(self, browser: Tab, tmp_path: Path) -> None:
         table = {"step": ["1"], "prompt": ["Which?"], "completion": ["<answer>red</answer>"], "DeepEyesReward": [2.0]}
         (tmp_path / "completions.jsonl").write_text(json.dumps(table) + "\n")
         browser.open(write_report(tmp_path))
@@ -276,7 +280,7 @@ class TestFilters:
         assert text(browser, "[data-beside] .pill") == "not recorded"
         assert not browser.evaluate("document.querySelectorAll('main :is(.right, .wrong, article .tag-wrong)').length")
 
-    def test_filters_add_up_and_go_away(self, browser: Browser, run: Path) -> None:
+    def test_filters_add_up_and_go_away(self, browser: Tab, run: Path) -> None:
         browser.open(run)
         choose(browser, "verdict", "wrong")
         choose(browser, "step", "1")
@@ -290,13 +294,13 @@ class TestFilters:
             choose(browser, name, "")
         assert listed(browser) == list(range(16))
 
-    def test_text_is_searched(self, browser: Browser, run: Path) -> None:
+    def test_text_is_searched(self, browser: Tab, run: Path) -> None:
         browser.open(run)
         browser.evaluate("document.getElementById('filter-text').value = 'BOXED{7'")
         browser.evaluate("document.getElementById('filter-text').dispatchEvent(new Event('input'))")
         assert listed(browser) == [4, 5, 12, 13]
 
-    def test_keys_and_clicks_move(self, browser: Browser, run: Path) -> None:
+    def test_keys_and_clicks_move(self, browser: Tab, run: Path) -> None:
         browser.open(run)
         browser.press("j")
         assert browser.evaluate("location.hash") == "#1"
@@ -308,7 +312,7 @@ class TestFilters:
         browser.click("tr[data-t='5']")
         assert browser.evaluate("location.hash") == "#5"
 
-    def test_click_on_a_curve_shows_its_step(self, browser: Browser, run: Path) -> None:
+    def test_click_on_a_curve_shows_its_step(self, browser: Tab, run: Path) -> None:
         browser.open(run)
         _, top, right, bottom = area_of(browser, ".chart svg")
         click = f"new MouseEvent('click', {{clientX: {right - 8}, clientY: {(top + bottom) / 2}}})"
@@ -317,7 +321,7 @@ class TestFilters:
 
 
 class TestGroup:
-    def test_generations_stand_side_by_side_with_their_advantages(self, browser: Browser, run: Path) -> None:
+    def test_generations_stand_side_by_side_with_their_advantages(self, browser: Tab, run: Path) -> None:
         browser.open(run)
         browser.click("#beside")
         cards = browser.evaluate("[...document.querySelectorAll('[data-beside]')].map(card => card.innerText)")
@@ -333,7 +337,7 @@ class TestGroup:
             assert f"{reward:.1f}" in card
         assert "(reward - mean) / (standard deviation + 0.0001)" in text(browser, "#detail")
 
-    def test_table_lists_them_too(self, browser: Browser, run: Path) -> None:
+    def test_table_lists_them_too(self, browser: Tab, run: Path) -> None:
         browser.open(run)
         rows = browser.evaluate("[...document.querySelectorAll('tbody tr')].map(row => row.innerText.split('\\t'))")
         rows = [[plain(cell).strip() for cell in row] for row in rows]
@@ -342,7 +346,7 @@ class TestGroup:
 
 
 class TestHostileText:
-    def test_it_is_shown_as_text(self, browser: Browser, run: Path) -> None:
+    def test_it_is_shown_as_text(self, browser: Tab, run: Path) -> None:
         browser.open(run)
         choose(browser, "source", "chart")
         assert browser.evaluate("document.title") == f"{run.parent.name} - DeepEyes report"
@@ -357,7 +361,7 @@ class TestHostileText:
         )
         assert counts == [2 + browser.evaluate("document.querySelectorAll('[id^=image-]').length"), 0]
 
-    def test_script_that_got_in_would_not_run(self, browser: Browser, run: Path, tmp_path: Path) -> None:
+    def test_script_that_got_in_would_not_run(self, browser: Tab, run: Path, tmp_path: Path) -> None:
         page = tmp_path / "page.html"
         attack = "<script>document.title = 'attacked'</script><img src='http://127.0.0.1:9/x'></body>"
         page.write_text(run.read_text(encoding="utf-8").replace("</body>", attack), encoding="utf-8")
@@ -369,9 +373,12 @@ class TestHostileText:
         del browser.requests[1:]  # the picture's, which Chromium counts although it is refused
 
 
-def test_screenshots_show_a_trajectory_and_then_its_group(browser: Browser, run: Path, tmp_path: Path) -> None:
+def test_screenshots_show_a_trajectory_and_then_its_group(browser: Tab, run: Path, tmp_path: Path) -> None:
     browser.open(run)
-    pictures = write_screenshots(run, tmp_path / "docs")
+    command = [sys.executable, "-m", "deepeyes.report", run.parent, "--out", tmp_path / "page.html"]
+    command += ["--screenshots", tmp_path / "docs"]  # as a program: Playwright runs once in a process
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True, timeout=300)
+    pictures = [Path(line) for line in done.stdout.splitlines()[1:]]
     assert [picture.name for picture in pictures] == ["report.png", "report-group.png"]
     single, group = (Image.open(picture).convert("RGB") for picture in pictures)
     assert single.size == group.size == (1440, 1080)
@@ -393,7 +400,7 @@ def crowds(tmp_path_factory: pytest.TempPathFactory) -> dict[int, Path]:
 
 
 class TestTwoThousandTrajectories:
-    def test_they_open_scroll_and_filter(self, browser: Browser, crowds: dict[int, Path]) -> None:
+    def test_they_open_scroll_and_filter(self, browser: Tab, crowds: dict[int, Path]) -> None:
         browser.open(crowds[2000])
         assert "2,000 trajectories" in text(browser, "#title")
         assert browser.evaluate("document.querySelectorAll('[id^=image-]').length") == 250 + 2000
@@ -404,7 +411,7 @@ class TestTwoThousandTrajectories:
         choose(browser, "step", "250")
         assert listed(browser) == list(range(1992, 2000))
 
-    def test_no_more_is_drawn_than_of_half_as_many(self, browser: Browser, crowds: dict[int, Path]) -> None:
+    def test_no_more_is_drawn_than_of_half_as_many(self, browser: Tab, crowds: dict[int, Path]) -> None:
         """What makes the page fast; how fast it is, benchmarks/report.py tells."""
         found = []
         for page in crowds.values():
@@ -421,7 +428,7 @@ class TestTwoThousandTrajectories:
         assert [images for _, images in found[0]] == [2, 2, 2, 16]  # a view and a crop a trajectory
 
     @staticmethod
-    def drawn(browser: Browser) -> list[int]:
+    def drawn(browser: Tab) -> list[int]:
         """Counts what the browser lays out, filters' options aside, and its images."""
         found: list[int] = browser.evaluate(
             "[document.querySelectorAll('body *:not(script, option)').length, document.images.length]"

@@ -13,8 +13,6 @@ import pytest
 from eval_world import Script, Seen, evaluate, perfect, serving, write_vstar
 from servers import ROOT, environment
 
-import deepeyes_plugin as plugin
-
 if TYPE_CHECKING:
     from pathlib import Path
 
@@ -24,10 +22,7 @@ pytestmark = pytest.mark.slow
 class TestInterrupted:
     """Ctrl-C in the middle of a run."""
 
-    def test_what_was_finished_is_kept_and_the_rest_is_asked_later(
-        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        monkeypatch.setattr(plugin, "SETTINGS", plugin.SETTINGS)  # the command line puts its own in their place
+    def test_what_was_finished_is_kept_and_the_rest_is_asked_later(self, tmp_path: Path) -> None:
         bench = write_vstar(tmp_path / "vstar")
 
         def slow(seen: Seen) -> str:

@@ -1,0 +1,6 @@
+"""Benchmarks: what is asked, read as it was published."""
+
+from deepeyes.evaluation.bench.items import LETTERS, BadRow, Bench, Box, Item, Kind, orders
+from deepeyes.evaluation.bench.readers import KNOWN, LAYOUTS, read_bench
+
+__all__ = ["KNOWN", "LAYOUTS", "LETTERS", "BadRow", "Bench", "Box", "Item", "Kind", "orders", "read_bench"]

@@ -1,0 +1,65 @@
+"""Curves of a run, and the advantages of a group."""
+
+from __future__ import annotations
+
+import statistics
+from collections import defaultdict
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from deepeyes.report.traces import Record
+
+ADVANTAGE_EPSILON = 1e-4  # swift adds it to the standard deviation (swift/rl_core/advantage.py)
+
+Points = list[tuple[int, float]]
+"""A curve: step and value, by rising step."""
+
+
+def advantages(rewards: Sequence[float]) -> list[float]:
+    """Give the advantages of a group as GRPO does: (reward - mean) / (standard deviation + 0.0001).
+
+    The deviation is that of a sample (n - 1), as in swift with its default `--scale_rewards group`.
+    """
+    deviation = statistics.stdev(rewards) if len(rewards) > 1 else 0.0
+    mean = statistics.fmean(rewards)
+    return [(reward - mean) / (deviation + ADVANTAGE_EPSILON) for reward in rewards]
+
+
+def mean_curve(records: Sequence[Record], value: Callable[[Record], float | None]) -> Points:
+    """Average a value of the trajectories over each step."""
+    steps: dict[int, list[float]] = defaultdict(list)
+    for record in records:
+        if (number := value(record)) is not None:
+            steps[record["step"]].append(number)
+    return [(step, statistics.fmean(numbers)) for step, numbers in sorted(steps.items())]
+
+
+def make_curves(log: dict[str, Points], records: Sequence[Record]) -> list[dict[str, Any]]:
+    """Make the curves: first what tells whether a run learns, then all else that swift logged."""
+    accuracy, formats, tool = (f"rewards/DeepEyes{name}/mean" for name in ("Accuracy", "Format", "Tool"))
+    main: list[tuple[str, str, Points, Callable[[Record], float | None]]] = [
+        ("Reward", "mean reward", log.get("reward", []), lambda record: record["score"]["total"]),
+        ("Accuracy", "share of right answers", log.get(accuracy, []), lambda record: record["score"]["accuracy"]),
+        ("Tool use", "share that got a crop", [], lambda record: float(record["num_zooms"] > 0)),
+        ("Tool reward", "share: right and zoomed", log.get(tool, []), lambda record: record["score"]["tool"]),
+        (
+            "Format errors",
+            "share of trajectories",
+            [(step, -value) for step, value in log.get(formats, [])],
+            lambda record: None if record["score"]["format"] is None else -record["score"]["format"],
+        ),
+        ("Turns", "mean a trajectory", log.get("num_turns", []), lambda record: float(len(record["turns"]))),
+    ]
+    curves = []
+    for name, hint, logged, value in main:
+        points = logged or mean_curve(records, value)
+        if points:
+            origin = "all, from logging.jsonl" if logged else "of the recorded trajectories"
+            curves.append({"name": name, "hint": hint, "origin": origin, "points": points, "main": True})
+    used = {"reward", accuracy, formats, tool, "num_turns", "epoch", "train_speed(s/it)"}
+    for name, points in log.items():
+        if name not in used:
+            curves.append({"name": name, "hint": "", "origin": "logging.jsonl", "points": points, "main": False})
+    return curves
