@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from deepeyes.scoring import Scored
 
 
+MAX_TRAJECTORIES = 2000  # in a page of `bash deepeyes.sh report`, unless --limit says otherwise
 TRACES_PER_STEP = 64  # trajectories written a step and process
 TRACE_BACKLOG = 4  # batches that may wait for the disk; each holds the images of its trajectories in memory
 _tracers: dict[int, Tracer] = {}
@@ -176,6 +177,12 @@ def _prompt_length(messages: Sequence[Mapping[str, Any]], trajectory: Trajectory
 def _log_failure(done: Future[None]) -> None:
     if error := done.exception():
         logger.warning("trace: trajectories were not written: %r", error)
+
+
+def group_of(record: Mapping[str, Any], attempt: int) -> tuple[Any, ...]:
+    """Names the group of a record: two rows with the same text share swift's prompt id, but not their image."""
+    batch = (record["step"], attempt, record["batch"])
+    return (*batch, *(str(record[name]) for name in ("prompt_id", "row", "reference")), str(record["images"][:1]))
 
 
 def spread(groups: Sequence[Any], limit: int) -> list[int]:

@@ -16,9 +16,9 @@ run_tests() { # PYTEST ARGUMENTS...
   mypy
   say "lint-imports"
   lint-imports
-  if [[ -f deepeyes/report/browser.py ]]; then
+  if [[ -f deepeyes/report/chromium.py ]]; then
     say "a browser for the report page"
-    "$VENV/bin/python" -m deepeyes.report.browser >&2 || say "no Chromium: the tests of the report page in a browser are skipped"
+    "$VENV/bin/python" -m deepeyes.report.chromium >&2 || say "no Chromium: the tests of the report page in a browser are skipped"
   fi
   say "pytest"
   # Two files at a time: much of it waits for servers to start.

@@ -23,7 +23,7 @@ import deepeyes_plugin as deepeyes
 from deepeyes import traces
 from deepeyes.environment import read_settings
 from deepeyes.judging import judge as judging
-from deepeyes.report.page import read_jsonl, read_traces
+from deepeyes.report.traces import read_jsonl, read_traces
 from deepeyes.scoring import Scored, score_batch
 from deepeyes.settings import Settings
 from deepeyes.traces import TRACE_BACKLOG, TRACES_PER_STEP, Tracer, spread, tracer_of_process

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import json
 import logging
@@ -12,6 +11,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from deepeyes.arguments import Parser
 from deepeyes.environment import read_settings
 from deepeyes.errors import SettingsError
 from deepeyes.evaluation.bench import read_bench
@@ -45,9 +45,7 @@ def compare(arguments: Sequence[str]) -> int:
     """
     from deepeyes.evaluation.comparing import compare_runs  # noqa: PLC0415 - with scipy, which takes a second
 
-    parser = argparse.ArgumentParser(
-        prog="deepeyes.sh eval compare", description="Compares two runs, question by question."
-    )
+    parser = Parser(prog="deepeyes.sh eval compare", description="Compares two runs, question by question.")
     parser.add_argument("run_a", type=Path, help="folder of a run")
     parser.add_argument("run_b", type=Path, help="folder of another")
     parser.add_argument("--json", action="store_true", help="print the figures as JSON")

@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from deepeyes.arguments import Parser
 from deepeyes.evaluation.bench import KNOWN, LAYOUTS
 
 if TYPE_CHECKING:
@@ -30,7 +31,7 @@ PROTOCOLS = ("paper", "training")
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     """Parses the command line of an evaluation."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="deepeyes.sh eval",
         description=DESCRIPTION,
         epilog=LAYOUTS,

@@ -29,9 +29,9 @@ from deepeyes.playing.families import FAMILIES, Family, family_of
 from deepeyes.playing.pictures import Viewer
 from deepeyes.playing.player import Player
 from deepeyes.playing.prompts import Prompt, own_prompt, prompt_from
-from deepeyes.report.traces import MAX_TRAJECTORIES
 from deepeyes.rows import has_tool
 from deepeyes.settings import Coordinates, JudgeKind, Rules, Settings
+from deepeyes.traces import MAX_TRAJECTORIES
 
 if TYPE_CHECKING:
     import argparse

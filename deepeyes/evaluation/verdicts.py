@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING, Any
 from deepeyes.answers import Reading, Trajectory, read_answer
 from deepeyes.evaluation.bench import LETTERS, Kind
 from deepeyes.evaluation.reading import RIGHT_IOU, iou, read_box, read_choice, read_yes_no, untagged
-from deepeyes.report.traces import group_of
 from deepeyes.scoring import score
 from deepeyes.settings import WEIGHTS, Coordinates, Rules, Scoring
+from deepeyes.traces import group_of
 from deepeyes.verdicts import MAX_ANSWER_CHARS, Question, Verdict
 
 if TYPE_CHECKING:
@@ -228,5 +228,10 @@ def write_traces(directory: Path, traces: Sequence[dict[str, Any]], started: flo
     temporary = directory / ".trajectories-0.jsonl"
     with temporary.open("w", encoding="utf-8") as file:
         for trace in traces:
-            file.write(json.dumps({**trace, "run": started, "group_size": sizes[group_of(trace, 0)]}) + "\n")
+            file.write(
+                json.dumps(
+                    {**trace, "question_group": trace["group"], "run": started, "group_size": sizes[group_of(trace, 0)]}
+                )
+                + "\n"
+            )
     temporary.replace(directory / "trajectories-0.jsonl")

@@ -63,3 +63,11 @@ def make_curves(log: dict[str, Points], records: Sequence[Record]) -> list[dict[
         if name not in used:
             curves.append({"name": name, "hint": "", "origin": "logging.jsonl", "points": points, "main": False})
     return curves
+
+
+def overlay(curves: list[dict[str, Any]], others: list[dict[str, Any]], run: str) -> None:
+    """Lays the curves of another run over those of the same name."""
+    by_name = {curve["name"]: curve for curve in others}
+    for curve in curves:
+        if (other := by_name.get(curve["name"])) is not None:
+            curve.setdefault("others", []).append({"run": run, "points": other["points"]})

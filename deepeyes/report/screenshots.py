@@ -25,7 +25,7 @@ SHOWCASE = """() => {
   const {groups, trajectories} = JSON.parse(document.getElementById("data").textContent);
   const good = t => trajectories[t].num_zooms && trajectories[t].verdict.correct;
   const mixed = groups.filter(group => group.members.some(good) && !group.members.every(good));
-  if (mixed.length) location.hash = mixed[Math.floor(0.8 * mixed.length)].members.find(good);
+  if (mixed.length) location.hash = trajectories[mixed[Math.floor(0.8 * mixed.length)].members.find(good)].key;
 }"""
 """Selects what a picture shows best: of a late group in which generations differ, one that zoomed and was right."""
 

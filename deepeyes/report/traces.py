@@ -7,11 +7,12 @@ import math
 from collections import Counter, defaultdict
 from typing import TYPE_CHECKING, Any
 
+from deepeyes.traces import group_of
+
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
     from pathlib import Path
 
-MAX_TRAJECTORIES = 2000  # in a page; its curves are made of all
 RANKS_APART = 300  # seconds; in less than that all ranks of a run begin their traces
 
 Record = dict[str, Any]
@@ -66,12 +67,6 @@ def _attempts(starts: Iterable[tuple[float, str]]) -> list[list[tuple[float, str
             attempts.append([])
         attempts[-1].append((start, rank))
     return attempts
-
-
-def group_of(record: Record, attempt: int) -> tuple[Any, ...]:
-    """Name the group of a record: two rows with the same text share swift's prompt id, but not their image."""
-    batch = (record["step"], attempt, record["batch"])
-    return (*batch, *(str(record[name]) for name in ("prompt_id", "row", "reference")), str(record["images"][:1]))
 
 
 def choose(records: Sequence[Record], limit: int) -> list[Record]:

@@ -15,10 +15,7 @@ from PIL import Image
 from playwright.sync_api import expect, sync_playwright
 from serve_world import Asked, Script, Turn, call, playing, serving
 
-try:
-    from deepeyes.report.chromium import find_browser
-except ImportError:  # its place before the report had rooms
-    from deepeyes.report.browser import find_browser
+from deepeyes.report.chromium import find_browser
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -26,7 +23,7 @@ if TYPE_CHECKING:
     from playwright.sync_api import Page
 
 pytestmark = pytest.mark.skipif(
-    find_browser() is None, reason="no Chromium is installed; `python -m deepeyes.report.browser` brings one"
+    find_browser() is None, reason="no Chromium is installed; `python -m deepeyes.report.chromium` brings one"
 )
 
 ROOT = Path(__file__).resolve().parents[2]
