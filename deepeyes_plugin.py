@@ -86,7 +86,7 @@ class DeepEyesReward(ORM):  # type: ignore[misc]  # swift ships no types
         scored = score_batch(completions, columns, SETTINGS, judge)
         judge.end([one.verdict for one in scored])
         if SETTINGS.trace_dir is not None:
-            tracer_of_process(SETTINGS.trace_dir).record(scored, columns)
+            tracer_of_process(SETTINGS.trace_dir, SETTINGS.trace_bytes).record(scored, columns)
         return [self.part(one) for one in scored]
 
     def part(self, scored: Scored) -> float:

@@ -109,6 +109,7 @@ class _Environment(BaseSettings):
     coordinates: Coordinates = Coordinates.AUTO
     crop_source: CropSource = CropSource.VIEW
     trace_dir: Path | None = None
+    trace_bytes: PositiveInt = Settings().trace_bytes
 
     @classmethod
     def settings_customise_sources(
@@ -162,6 +163,7 @@ def read_settings(env: Mapping[str, str]) -> Settings:
         coordinates=found.coordinates,
         crop_source=found.crop_source,
         trace_dir=found.trace_dir.expanduser() if found.trace_dir else None,
+        trace_bytes=found.trace_bytes,
     )
 
 

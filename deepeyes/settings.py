@@ -97,6 +97,7 @@ class Settings:
     coordinates: Coordinates = Coordinates.AUTO
     crop_source: CropSource = CropSource.VIEW
     trace_dir: Path | None = None
+    trace_bytes: int = 2_000_000_000
 
     def scoring_of(self, source: object) -> Scoring:
         """Returns how `source` is scored.

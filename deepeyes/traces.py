@@ -6,6 +6,7 @@ import hashlib
 import io
 import json
 import os
+import re
 import time
 from collections import Counter
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -24,19 +25,24 @@ if TYPE_CHECKING:
 
     from deepeyes.answers import Trajectory
     from deepeyes.scoring import Scored
+    from deepeyes.verdicts import Verdict
 
 
 MAX_TRAJECTORIES = 2000  # in a page of `bash deepeyes.sh report`, unless --limit says otherwise
 TRACES_PER_STEP = 64  # trajectories written a step and process
 TRACE_BACKLOG = 4  # batches that may wait for the disk; each holds the images of its trajectories in memory
+DEFAULT_BYTES = 2_000_000_000  # of a run's traces, images included
+KEPT_SHARE = 0.75  # of the limit, after the oldest steps went: so that they go seldom, and many at once
+YOUNG = 600.0  # seconds; an image that is younger may be of a line that another process is about to write
 _tracers: dict[int, Tracer] = {}
 
 
-def tracer_of_process(directory: Path) -> Tracer:
-    """Returns the tracer of this process, which writes to `directory`."""
+def tracer_of_process(directory: Path, limit: int = DEFAULT_BYTES) -> Tracer:
+    """Returns the tracer of this process, which writes to `directory`, all processes together up to `limit` bytes."""
     pid = os.getpid()
     if pid not in _tracers:
-        _tracers[pid] = Tracer(directory, os.environ.get("RANK", "0"))
+        share = limit // max(1, int(os.environ.get("WORLD_SIZE") or 1))
+        _tracers[pid] = Tracer(directory, os.environ.get("RANK", "0"), share)
     return _tracers[pid]
 
 
@@ -49,9 +55,17 @@ class Tracer:
     batches are left out.
     """
 
-    def __init__(self, directory: Path, rank: str) -> None:
-        """Makes a tracer; `directory` is made when the first trajectory comes."""
+    def __init__(self, directory: Path, rank: str, limit: int = DEFAULT_BYTES) -> None:
+        """Makes a tracer; `directory` is made when the first trajectory comes.
+
+        Args:
+            directory: Where traces go.
+            rank: Of this process.
+            limit: Bytes that this process may fill; beyond, its oldest steps are taken out.
+        """
         self._directory = directory
+        self._limit = limit
+        self._image_bytes = 0
         self._file = directory / f"trajectories-{rank}.jsonl"
         self._run = round(time.time(), 3)
         self._batch = -1
@@ -109,7 +123,7 @@ class Tracer:
                 "question": one.trajectory.question,
                 "reference": one.trajectory.reference,
                 "answer": one.reading.answer,
-                "verdict": one.verdict._asdict(),
+                "verdict": _verdict_record(one.verdict),
                 "score": one.score._asdict(),
                 "weights": WEIGHTS[one.trajectory.scoring]._asdict(),
                 "prompt": [
@@ -140,6 +154,35 @@ class Tracer:
                 record["images"].append(names[key])
             lines.append(json.dumps(record, default=str) + "\n")
         self._append("".join(lines).encode())
+        if self._file.stat().st_size + self._image_bytes > self._limit:
+            self._take_out_oldest()
+
+    def _take_out_oldest(self) -> None:
+        """Drops the oldest lines of this process, and the images that no line of any process names any more."""
+        lines = self._file.read_bytes().splitlines(keepends=True)
+        total = sum(map(len, lines)) + self._image_bytes
+        kept, size = len(lines), 0.0
+        for line in reversed(lines):  # a line stands for its share of the images, too
+            size += len(line) * total / max(1, total - self._image_bytes)
+            if size > KEPT_SHARE * self._limit:
+                break
+            kept -= 1
+        steps = [_step_of(line) for line in lines]
+        while 0 < kept < len(lines) and steps[kept] == steps[kept - 1]:  # whole steps
+            kept += 1
+        temporary = self._file.with_suffix(".tmp")
+        temporary.write_bytes(b"".join(lines[kept:]))
+        temporary.replace(self._file)
+        named = set()
+        for file in self._directory.glob("trajectories-*.jsonl"):
+            named.update(re.findall(rb'"([0-9a-f]{2}/[0-9a-f]{20}\.\w+)"', file.read_bytes()))
+        self._image_bytes = 0
+        for image in (self._directory / "images").glob("??/*"):
+            status = image.stat()
+            if f"{image.parent.name}/{image.name}".encode() in named or time.time() - status.st_mtime < YOUNG:
+                self._image_bytes += status.st_size
+            else:
+                image.unlink(missing_ok=True)
 
     def _append(self, lines: bytes) -> None:
         descriptor = os.open(self._file, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
@@ -161,12 +204,32 @@ class Tracer:
         except Exception as error:  # noqa: BLE001 - the text is worth having without it
             logger.warning("trace: an image can't be read: %s: %.300s", type(error).__name__, error)
             return None
-        name = f"{hashlib.sha1(content, usedforsecurity=False).hexdigest()[:20]}.{suffix}"
-        if not (directory / name).exists():
-            temporary = directory / f".{self._file.stem}-{os.getpid()}-{name}"
-            temporary.write_bytes(content)
-            temporary.replace(directory / name)
+        digest = hashlib.sha1(content, usedforsecurity=False).hexdigest()[:20]
+        name = f"{digest[:2]}/{digest}.{suffix}"
+        try:
+            if not (directory / name).exists():
+                (directory / name).parent.mkdir(exist_ok=True)
+                temporary = directory / f".{self._file.stem}-{os.getpid()}-{digest}"
+                temporary.write_bytes(content)
+                temporary.replace(directory / name)
+                self._image_bytes += len(content)
+        except OSError as error:
+            logger.warning("trace: an image can't be written: %s: %.300s", type(error).__name__, error)
+            return None
         return name
+
+
+def _verdict_record(verdict: Verdict) -> dict[str, Any]:
+    """Returns a verdict as it is kept: whether it came ahead only where somebody was asked."""
+    record = verdict._asdict()
+    if verdict.source not in ("judge", "rule", "math"):
+        del record["ahead"]
+    return record
+
+
+def _step_of(line: bytes) -> bytes:
+    found = re.search(rb'"batch": (\d+), "step": (\w+)', line[:400])
+    return found[0] if found else b""
 
 
 def _prompt_length(messages: Sequence[Mapping[str, Any]], trajectory: Trajectory) -> int:

@@ -8,6 +8,7 @@ import os
 import signal
 import time
 from collections import Counter
+from dataclasses import replace
 from itertools import count
 from threading import Event
 from types import SimpleNamespace
@@ -27,6 +28,7 @@ from deepeyes.report.traces import read_jsonl, read_traces
 from deepeyes.scoring import Scored, score_batch
 from deepeyes.settings import Settings
 from deepeyes.traces import TRACE_BACKLOG, TRACES_PER_STEP, Tracer, spread, tracer_of_process
+from deepeyes.verdicts import Verdict
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -77,11 +79,12 @@ class TestRecord:
                 tracer, [prompt(f"question {step}", size=4), prompt("other", image=RED.rotate(90, expand=True))], step
             )
         flush(tracer)
-        names = sorted(path.name for path in (tmp_path / "images").iterdir())
+        names = sorted(str(path.relative_to(tmp_path / "images")) for path in (tmp_path / "images").glob("*/*"))
         assert len(names) == 3  # both views and one crop, the two crops being equal
         for name in names:
             content = (tmp_path / "images" / name).read_bytes()
-            assert name == f"{hashlib.sha1(content, usedforsecurity=False).hexdigest()[:20]}.webp"
+            digest = hashlib.sha1(content, usedforsecurity=False).hexdigest()[:20]
+            assert name == f"{digest[:2]}/{digest}.webp"
 
     def test_all_reward_functions_of_a_run_give_one_record(self, tmp_path: Path, tracer: Tracer) -> None:
         for _ in range(4):
@@ -113,10 +116,45 @@ class TestRecord:
             record(one, [prompt()], step=0)
             flush(one)
         assert [len(lines_of(tmp_path, rank)) for rank in range(3)] == [2, 2, 2]
-        assert len(list((tmp_path / "images").iterdir())) == 2
+        assert len(list((tmp_path / "images").glob("*/*"))) == 2
         traces = read_traces(tmp_path)
         assert len(traces) == 6
         assert len({trace["group"] for trace in traces}) == 1  # generations of one prompt lie in several ranks
+
+
+class TestBounds:
+    def test_one_run_stays_within_its_limit(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(traces, "YOUNG", 0.0)
+        monkeypatch.setattr(traces, "TRACE_BACKLOG", 1000)
+        one = Tracer(tmp_path, "0", 400_000)
+        for step in range(40):
+            noise = Image.effect_noise((100, 80), 60 + step).convert("RGB")
+            record(one, [prompt(f"question {step}", image=noise)], step)
+        flush(one)
+        steps = [line["step"] for line in lines_of(tmp_path)]
+        assert sum(path.stat().st_size for path in tmp_path.rglob("*") if path.is_file()) <= 400_000
+        assert len(steps) < 80
+        assert steps[-1] == 39
+        assert {steps.count(step) for step in steps} == {2}  # whole steps
+
+    def test_image_that_cannot_be_written_leaves_the_text(self, tmp_path: Path, tracer: Tracer) -> None:
+        (tmp_path / "images").mkdir()
+        for number in range(256):
+            (tmp_path / "images" / f"{number:02x}").write_text("in the way")
+        record(tracer, [prompt()], step=0)
+        flush(tracer)
+        assert [(line["answer"], set(line["images"])) for line in lines_of(tmp_path)] == [
+            ("red", {None}),
+            ("blue", {None}),
+        ]
+
+    def test_origin_of_a_verdict_is_kept(self, tmp_path: Path, tracer: Tracer) -> None:
+        completions, columns = columns_of([prompt()], step=0)
+        scored = _scored(completions, columns)
+        asked = [replace(one, verdict=Verdict(correct=True, source="judge", ahead=True)) for one in scored]
+        tracer.record(asked, columns)
+        flush(tracer)
+        assert lines_of(tmp_path)[0]["verdict"] == {"correct": True, "source": "judge", "ahead": True}
 
 
 class TestNeverInTheWay:
@@ -248,7 +286,7 @@ class TestCrash:
         assert len(lines) == whole  # only what follows the last line end is lost
         for name in {name for line in lines for name in line["images"]}:
             content = (tmp_path / "images" / name).read_bytes()
-            assert name.startswith(hashlib.sha1(content, usedforsecurity=False).hexdigest()[:20])
+            assert name[3:].startswith(hashlib.sha1(content, usedforsecurity=False).hexdigest()[:20])
         again = Tracer(tmp_path, "0")
         record(again, [prompt()], step=10_000)
         flush(again)
