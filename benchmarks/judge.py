@@ -1,6 +1,6 @@
 """How long a step waits for its judge: the plugin's client, the openai SDK, and a loop that asks one by one.
 
-    python benchmarks/judge.py
+    python benchmarks/judge.py          # all; `ahead` for the last part alone
 
 The judge is tests/judge_server.py in a process of its own, which answers each call after 200 ms, so that what is
 above latency x ceil(calls / concurrency) is the client's own. Everything is measured in this one run, on this machine:
@@ -11,21 +11,25 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 import math
+import os
 import subprocess
 import sys
 import time
 import tracemalloc
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 import openai  # noqa: E402 - the path comes first
 
+from deepeyes.judging.ahead import Ahead  # noqa: E402 - likewise
 from deepeyes.judging.client import JudgeClient  # noqa: E402 - likewise
 from deepeyes.judging.judge import Judge  # noqa: E402 - likewise
+from deepeyes.scoring import score_batch  # noqa: E402 - likewise
 from deepeyes.settings import JudgeSettings, Scoring, Settings  # noqa: E402 - likewise
 from deepeyes.verdicts import Question, fill_prompt  # noqa: E402 - likewise
 
@@ -36,6 +40,8 @@ LATENCY = 0.2
 """Seconds; about what a 72B judge on four GPUs takes for a verdict of six tokens."""
 
 ANSWERS = 96
+SLOW = 0.3  # seconds; a judge that is busy, for the part on verdicts ahead
+SPREAD = 4.0  # seconds over which the trajectories of that part end
 
 
 @contextlib.contextmanager
@@ -157,13 +163,103 @@ def measure_memory(url: str) -> None:
         print(f"{count:6d} answers in {took:.1f} s while memory is traced: at most {peak / 1e6:.1f} MB more")
 
 
+class ScriptedScheduler:
+    """swift's own `run` around an engine whose turns end, evenly spread, within `SPREAD` seconds."""
+
+    def __init__(self, url: str) -> None:
+        """Loads swift, and the plugin with settings of its own."""
+        os.environ.update(DEEPEYES_JUDGE_URLS=url, DEEPEYES_JUDGE_CONCURRENCY="64")
+        from swift.infer_engine import protocol  # noqa: PLC0415 - heavy, and read with the settings above
+
+        import deepeyes_plugin  # noqa: PLC0415 - likewise
+
+        self.protocol, self.plugin = protocol, deepeyes_plugin
+        self.scheduler = deepeyes_plugin.DeepEyesScheduler(infer_engine=self, max_turns=1)
+
+    async def infer_async(self, request: Any, _config: object, **_kwargs: object) -> Any:
+        """Answers after the seconds that the request names."""
+        await asyncio.sleep(request.data_dict["ends"])
+        protocol = self.protocol
+        message = protocol.ChatMessage(role="assistant", content=f"<answer>{request.data_dict['answer']}</answer>")
+        choice = protocol.ChatCompletionResponseChoice(0, message, "stop", token_ids=[1])
+        return protocol.ChatCompletionResponse("scripted", [choice], protocol.UsageInfo(1, 1, 2))
+
+    def step(self, count: int, *, ahead: bool) -> tuple[float, float, float]:
+        """Plays a rollout and scores it; returns seconds waited beyond it, share ahead, longest stall."""
+        judge_settings = dataclasses.replace(self.plugin.SETTINGS.judge, ahead=ahead)
+        settings = dataclasses.replace(self.plugin.SETTINGS, judge=judge_settings)
+        start = 1_000_000 * ahead
+        asked = questions(count, start)
+        rows = [
+            {
+                "data_source": "vstar",
+                "answer": one.answer,
+                "ends": SPREAD * (place + 1) / count,
+                "reward_model": {"ground_truth": one.reference},
+                "extra_info": {"question": one.question},
+            }
+            for place, one in enumerate(asked)
+        ]
+        with contextlib.closing(Judge(settings)) as server_judge, contextlib.closing(Judge(settings)) as judge:
+            for one in (server_judge, judge):
+                one.verdicts(questions(8, start + 500_000))  # connects, as every step but the first finds it
+            self.scheduler._ahead = Ahead(settings, lambda: server_judge)  # noqa: SLF001 - what the benchmark is about
+            begin = time.perf_counter()
+            outputs, stall = asyncio.run(self._play(rows))
+            columns = {name: [row[name] for row in rows] for name in rows[0]}
+            columns["messages"] = [output.messages for output in outputs]
+            columns["rollout_infos"] = [output.rollout_infos for output in outputs]
+            completions = [output.messages[-1]["content"] for output in outputs]
+            scored = score_batch(completions, columns, settings, judge)
+            waited = time.perf_counter() - begin - SPREAD
+        return waited, sum(one.verdict.ahead for one in scored) / count, stall
+
+    async def _play(self, rows: list[dict[str, Any]]) -> tuple[list[Any], float]:
+        stalls = [0.0]
+
+        async def watch() -> None:
+            while True:
+                before = time.perf_counter()
+                await asyncio.sleep(0.005)
+                stalls.append(time.perf_counter() - before - 0.005)
+
+        requests = [
+            self.protocol.RolloutInferRequest(messages=[{"role": "user", "content": "?"}], data_dict=row)
+            for row in rows
+        ]
+        watcher = asyncio.ensure_future(watch())
+        outputs = await asyncio.gather(*[self.scheduler.run(request, None) for request in requests])
+        watcher.cancel()
+        return list(outputs), max(stalls)
+
+
+def measure_ahead(url: str) -> None:
+    """Compares what a step waits beyond its rollout, with and without verdicts ahead."""
+    scripted = ScriptedScheduler(url)
+    print(f"\n384 trajectories end over {SPREAD:g} s, the judge takes {SLOW:g} s, 64 in flight; beyond the rollout:")
+    waits = {}
+    for ahead in (False, True):
+        waits[ahead], share, stall = scripted.step(384, ahead=ahead)
+        name = "asked when a trajectory ends" if ahead else "asked by the reward"
+        print(
+            f"{name:<58} {waits[ahead]:8.2f} s   {100 * share:3.0f} % ahead, loop stalled {1000 * stall:.0f} ms at most"
+        )
+    print(f"verdicts ahead: {waits[False] / max(waits[True], 1e-3):.1f} times less to wait")
+
+
 def main() -> None:
     """Prints the table."""
+    if sys.argv[1:] == ["ahead"]:
+        with judge_server(SLOW) as url:
+            measure_ahead(url)
+        return
     print(f"{'a judge that answers after 200 ms':<58} {'took':>10} {'at best':>10} {'ratio':>9}")
     with judge_server(LATENCY) as url:
         measure_speed(url)
     with judge_server(0.0) as url:
         measure_memory(url)
+    with judge_server(SLOW) as url:
+        measure_ahead(url)
 
 
 if __name__ == "__main__":
