@@ -6,8 +6,10 @@ import asyncio
 from typing import TYPE_CHECKING, TypeVar
 
 from cachetools import LRUCache
+from PIL import Image
 
-from deepeyes.playing.endpoint import EndpointError
+from deepeyes.playing.check import check_view
+from deepeyes.playing.endpoint import EndpointError, RefusedError
 from deepeyes.serving.conversation import open_conversation
 from deepeyes.serving.errors import ApiError, backend_failed, refused, too_slow
 from deepeyes.serving.events import Viewed
@@ -29,6 +31,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 SEEN_BYTES = 256 << 20  # of pictures that are kept by their data URI, so that the same one is not decoded again
+CHECKED = (4000, 3000)  # pixels of a picture that fills every view
 BUSY_SECONDS = 2  # after which a client that was turned away may come back
 
 
@@ -91,6 +94,19 @@ class Chat:
                 await self.backend.find_model()
             except EndpointError as error:
                 raise backend_failed(str(error)) from error
+
+    async def check_view(self) -> str | None:
+        """Asks the endpoint whether it shows a view as it is; returns what a user should know, or None.
+
+        Where it scales the view again, boxes would be out of place in silence.
+        """
+        viewer = self._look()
+        picture = await viewer.look(Image.new("RGB", CHECKED, "grey"))
+        question = [{"role": "user", "content": "<image>\nWhich colour?"}]
+        try:
+            return (await check_view(self.backend, viewer, question, picture, tool=True)).note
+        except (EndpointError, RefusedError) as error:
+            return str(error)
 
     def _look(self) -> Viewer:
         if self._viewer is None:

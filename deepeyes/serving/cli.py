@@ -48,6 +48,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     add("--port", type=int, default=8100, help="0 takes any that is free (%(default)s)")
     add("--raw", action="store_true", help="content is the text as the model wrote it, tags and all turns")
     add("--blank-crops", action="store_true", help="a control: zooms work, but every crop is grey")
+    add("--skip-view-check", action="store_true", help="do not ask whether the endpoint scales our views again")
     add("--allow-private-urls", action="store_true", help="fetch images from private addresses too")
     add_model_options(parser)
     limit = parser.add_argument_group("limits").add_argument
@@ -72,11 +73,13 @@ def say(text: str) -> None:
     print(f"serve: {text}", file=sys.stderr, flush=True)
 
 
-async def greet(open_chat: Callable[[], Chat], host: str, port: int) -> Chat:
-    """Makes what answers, looks the model up, and says where it is."""
+async def greet(open_chat: Callable[[], Chat], host: str, port: int, *, check: bool) -> Chat:
+    """Makes what answers, looks the model up, says where it is, and what is wrong with the model's view."""
     chat = open_chat()
     try:
         await chat.backend.find_model()
+        if check and (note := await chat.check_view()):
+            say(f"the view: {note}")
     except EndpointError as error:
         say(f"{error} Until then every question is answered with status 502.")
     name = f"[{host}]" if ":" in host else host
@@ -104,7 +107,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (OSError, OverflowError) as error:
         say(f"can't listen on {options.host} port {options.port}: {error}; another --port may be free, or --port 0")
         return 1
-    app = make_app(lambda: greet(open_chat, options.host, sock.getsockname()[1]), api_key=key, local=local)
+    app = make_app(
+        lambda: greet(open_chat, options.host, sock.getsockname()[1], check=not options.skip_view_check),
+        api_key=key,
+        local=local,
+    )
     config = uvicorn.Config(
         app, log_level="warning", access_log=False, timeout_graceful_shutdown=SHUTDOWN_SECONDS, timeout_keep_alive=IDLE
     )

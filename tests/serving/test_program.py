@@ -11,7 +11,7 @@ from pathlib import Path
 
 import httpx
 import pytest
-from serve_world import Script, ask, plain_picture, playing
+from serve_world import Asked, Script, Turn, ask, plain_picture, playing
 
 ROOT = Path(__file__).resolve().parents[2]
 ENV = {**os.environ, "SWIFT": str(Path(sys.executable).with_name("swift")), "DEEPEYES_SERVE_API_KEY": ""}
@@ -36,6 +36,24 @@ class TestStart:
                 assert reply["choices"][0]["message"]["content"] == "red"
                 process.send_signal(signal.SIGINT)
                 assert process.wait(30) == 0
+
+    @pytest.mark.parametrize(("side", "said"), [(28, ""), (14, "it scales the view again")])
+    def test_endpoint_that_scales_the_view_again_is_told_of(self, side: int, said: str) -> None:
+        def policy(asked: Asked) -> Turn:
+            tokens = sum(image.width * image.height // side**2 + 2 for image in asked.images)
+            return Turn("red", usage=(50 + tokens, 1))
+
+        with playing(Script(policy)) as script:
+            words = command("--url", script.url, "--port", 0)
+            with subprocess.Popen(words, env=ENV, stderr=subprocess.PIPE, text=True) as process:
+                assert process.stderr
+                lines = []
+                while process.poll() is None and "endpoint http" not in "".join(lines[-1:]):
+                    lines.append(process.stderr.readline())
+                process.send_signal(signal.SIGINT)
+                process.wait(30)
+        assert ("the view:" in "".join(lines)) == bool(said)
+        assert said in "".join(lines)
 
     @pytest.mark.parametrize(
         ("words", "status", "said"),
