@@ -60,6 +60,9 @@ class Rehearsal:
         self.real_datasets: tuple[str, ...] = ()
         self.environment.pop("DEEPEYES_TRACE_DIR", None)
         self.environment |= {"DOCTOR": "false", "REPORT_TO": "none", "OUTPUT_DIR": str(folder / "output")}
+        self.environment["TORCHINDUCTOR_CACHE_DIR"] = str(
+            folder / "compiled"
+        )  # torch puts it beside the folder otherwise
         self.environment.setdefault("DEEPEYES_JUDGE_PATIENCE", JUDGE_PATIENCE)
         if judge:
             self.environment["DEEPEYES_JUDGE"] = judge

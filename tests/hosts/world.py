@@ -26,7 +26,7 @@ PLAYED = (("crimson", "crimson", "scarlet", "azure"), ("crimson", "azure", "late
 """Of rank 0 and rank 1: two trajectories in the first step, two in the second. Right are crimson and scarlet."""
 PATIENCE = 8
 """Seconds that an outage of the judge may last."""
-END_SECONDS = 420
+END_SECONDS = 1200
 """For both ranks to end, on a busy machine; idle, a run takes half a minute."""
 
 
