@@ -27,6 +27,7 @@ pytestmark = pytest.mark.skipif(
 )
 
 ROOT = Path(__file__).resolve().parents[2]
+expect.set_options(timeout=60_000)  # milliseconds; a picture of 12 megapixels takes some on a busy machine
 SIZE = (1120, 840)
 BOX = (280, 210, 560, 420)
 PINK, GREEN = (230, 0, 126), (0, 160, 0)  # of the first box, and of what is in it
