@@ -93,4 +93,6 @@ def _ask_judge(settings: Settings, url: str) -> Finding:
         return Finding("judge verdicts", Level.OK, f"two of two are right, {took}")
     said = ["no verdict" if verdict.source == "unparseable" else str(int(verdict.correct)) for verdict in verdicts]
     found = f"a right answer got {said[0]}, a wrong one {said[1]}, {took}; expected 1 and 0"
+    if client.unread:
+        found += f"; the last reply was {client.unread}"
     return Finding("judge verdicts", Level.ERROR, found, "bash deploy_judge.sh  # serves a model that can judge")
