@@ -174,6 +174,7 @@ class ScriptedScheduler:
         import deepeyes_plugin  # noqa: PLC0415 - likewise
 
         self.protocol, self.plugin = protocol, deepeyes_plugin
+        self.tokenizer, self.engine = None, self  # swift looks for both
         self.scheduler = deepeyes_plugin.DeepEyesScheduler(infer_engine=self, max_turns=1)
 
     async def infer_async(self, request: Any, _config: object, **_kwargs: object) -> Any:
