@@ -18,7 +18,7 @@ from servers import KIND, ROOT, SWIFT, environment, free_port, serving
 
 from deepeyes.demo import sampling, task
 from deepeyes.demo.verdict import interval
-from deepeyes.evaluation import reporting as eval_report
+from deepeyes.evaluation.comparing import compare_runs
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -135,7 +135,7 @@ class TestDeployed:
 
     def test_zoom_beats_no_zoom_and_blank_crops(self, reports: dict[str, dict[str, Any]]) -> None:
         for other in ("blank", "no_tool"):
-            assert eval_report.compare_runs(reports[other], reports["zoom"])[0]["all"]["p_value"] < 1e-4
+            assert compare_runs(reports[other], reports["zoom"])[0]["all"]["p_value"] < 1e-4
         assert reports["no_tool"]["all"]["zooms"] == 0
 
     def test_server_counts_the_tokens_of_our_view(self, reports: dict[str, dict[str, Any]]) -> None:
