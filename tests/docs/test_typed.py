@@ -27,7 +27,15 @@ OTHER_PROGRAMS = ("cd", "cp", "curl", "export", "git", "tensorboard")
 """Named by pages, and not ours to test."""
 COMMANDS = [(page, command) for page in ENGLISH for command in page.commands]
 OF_SCRIPTS = [command for _, command in COMMANDS if command.words[:1] == ["bash"]]
-DRY_RUNS = sorted({command.line for command in OF_SCRIPTS if "--dry-run" in command.words})
+TO_SWIFT = ("train", "rollout", "--dry-run")
+"""What stands behind deepeyes.sh where swift is what it starts; `eval --dry-run` asks a server."""
+DRY_RUNS = sorted(
+    {
+        command.line
+        for command in OF_SCRIPTS
+        if "--dry-run" in command.words and ("deploy_judge.sh" in command.words or command.words[2] in TO_SWIFT)
+    }
+)
 WITH_VARIABLES = [command for _, command in COMMANDS if command.variables or command.words[:1] == ["export"]]
 
 
