@@ -2,6 +2,7 @@
 # shellcheck shell=bash
 
 refuse_flags() { # ARRAY RANK: a whole command, and the rank of an adapter that vLLM is told
+  local -n words="$1"
   local loss temperature rank
   rank="$(flag_of "$1" lora_rank)"
   loss="$(flag_of "$1" loss_type)"
@@ -13,7 +14,7 @@ refuse_flags() { # ARRAY RANK: a whole command, and the rank of an adapter that 
     die "--off_policy_sequence_mask_delta can't run: swift 4.6 raises at the first loss, as if a teacher were set;" \
       "leave it out"
   fi
-  if [[ "$(flag_of "$1" async_generate)" == @(true|True|1) ]]; then
+  if [[ "$(flag_of "$1" async_generate)" == @(true|True|1|-*) || "${words[-1]}" == --async_generate ]]; then # alone: true
     die "--async_generate can't run: swift refuses it together with a multi-turn scheduler; leave it out"
   fi
   if [[ "$temperature" =~ ^0*\.?0*$ && "$temperature" == *0* ]]; then

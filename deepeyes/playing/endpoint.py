@@ -180,10 +180,10 @@ class Endpoint:
         if error.__cause__ is not None:
             cause += f" ({error.__cause__})"
         tried = f" after {retries} retries" if isinstance(error, openai.APIConnectionError) else ""
-        return EndpointError(
-            f"{self.url}{path} failed{tried}: {self._quote(cause)}. Is the server up, and is --url its base URL, "
-            "as http://127.0.0.1:8000/v1?"
-        )
+        mend = "Is the server up, and is --url its base URL, as http://127.0.0.1:8000/v1?"
+        if isinstance(error, openai.AuthenticationError):
+            mend = "It wants another key: OPENAI_API_KEY, or for a running serve DEEPEYES_SERVE_API_KEY"
+        return EndpointError(f"{self.url}{path} failed{tried}: {self._quote(cause)}. {mend}")
 
     def _quote(self, text: str) -> str:
         return text.replace(self._access.api_key, "***")[:QUOTED_CHARS]

@@ -61,7 +61,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         nargs="?",
         const=0.0,
         metavar="SHARE",
-        help="of rows with the tool keep those that "
+        help="of rows with the tool keep those "
         "that were right with a crop, and without the tool in no more than SHARE of the trajectories (0)",
     )
     add(

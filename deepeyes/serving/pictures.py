@@ -10,7 +10,7 @@ import re
 import warnings
 from typing import TYPE_CHECKING
 
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from deepeyes.serving.errors import refused
 
@@ -78,5 +78,9 @@ def check_picture(content: bytes, param: str, limits: Limits) -> bytes:
         return buffer.getvalue()
     except Image.DecompressionBombError as error:
         raise refused(f"the image has too many pixels: {error}"[:200], param, "image_too_large") from error
+    except UnidentifiedImageError as error:
+        raise refused(
+            f"not an image that can be read; expected {', '.join(FORMATS)}", param, "invalid_image"
+        ) from error
     except (OSError, ValueError, SyntaxError) as error:
         raise refused(f"not an image that can be read: {error}"[:200], param, "invalid_image") from error

@@ -256,6 +256,8 @@ class TestRefusedFlags:
             (("--loss_type=real",), "--loss_type real can't run"),
             (("--off_policy_sequence_mask_delta", "0.1"), "--off_policy_sequence_mask_delta can't run"),
             (("--async_generate", "true"), "--async_generate can't run: swift refuses it"),
+            (("--async_generate",), "--async_generate can't run: swift refuses it"),
+            (("--async_generate", "--save_steps", "5"), "--async_generate can't run: swift refuses it"),
             (("--temperature", "0"), "--temperature 0 gives a group of equal trajectories"),
             (("--temperature", "0.0"), "--temperature 0.0 gives"),
         ],

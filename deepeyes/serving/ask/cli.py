@@ -61,7 +61,12 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     where.add_argument("--model", type=Path, metavar="DIR", help="a checkpoint, served for this question")
     add("--name", help="served name behind --url (default: the first of /models)")
     add("--page", type=Path, metavar="FILE", help="write the page of the trajectory, one file")
-    add("--pictures", choices=["auto", *Protocol], default="auto", help="how crops are shown (default: auto)")
+    add(
+        "--pictures",
+        choices=["auto", *(protocol.value for protocol in Protocol)],
+        default="auto",
+        help="how crops are shown (default: auto)",
+    )
     add("--temperature", type=float, help="default: that of the endpoint")
     add("--seed", type=int, help="of sampling")
     add_model_options(parser)
