@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import os
 import shlex
 import sys
@@ -39,7 +40,7 @@ def find_files(paths: Sequence[Path], hub: str, may_create: Callable[[Path], boo
             raise DataFileError(f"{path} is no file that ends in {', '.join(DATA_SUFFIXES)}; expected one, or a folder")
         if not path.is_dir() and not may_create(path):
             raise DataFileError(
-                f"{path} does not exist. To make it and download the official files into it, {_total()}: "
+                f"{path} does not exist{_nearest(path)}. To make it and download the official files into it, {_total()}: "
                 f"bash deepeyes.sh data {shlex.quote(str(path))} --download"
             )
         files += _in_folder(path, hub)
@@ -55,6 +56,13 @@ def ask(path: Path) -> bool:
     )
     sys.stderr.flush()
     return sys.stdin.readline().strip().lower() in ("y", "yes")
+
+
+def _nearest(path: Path) -> str:
+    """Returns the name beside a missing path that is most like it, as a question; nothing where none is."""
+    beside = [entry.name for entry in path.parent.iterdir()] if path.parent.is_dir() else []
+    found = difflib.get_close_matches(path.name, beside, 1, 0.8)
+    return f"; did you mean {path.parent / found[0]}?" if found else ""
 
 
 def _total() -> str:

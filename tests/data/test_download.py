@@ -172,6 +172,13 @@ class TestFolder:
         assert told.strip().endswith(f"bash deepeyes.sh data {tmp_path / 'typo'} --download")
         assert not (tmp_path / "typo").exists()
 
+    def test_slip_in_the_name_of_a_file_names_the_file(
+        self, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        (tmp_path / "rows.jsonl").touch()
+        assert main([str(tmp_path / "rows.jsnl"), "--hub", "none"]) == 2
+        assert f"did you mean {tmp_path / 'rows.jsonl'}?" in capsys.readouterr().err
+
     def test_download_makes_it(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         assert main([str(tmp_path / "new"), "--download", "--hub", "none"]) == 2
         assert "lacks data_0.1.2" in capsys.readouterr().err
