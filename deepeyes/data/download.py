@@ -40,8 +40,8 @@ def find_files(paths: Sequence[Path], hub: str, may_create: Callable[[Path], boo
             raise DataFileError(f"{path} is no file that ends in {', '.join(DATA_SUFFIXES)}; expected one, or a folder")
         if not path.is_dir() and not may_create(path):
             raise DataFileError(
-                f"{path} does not exist{_nearest(path)}. To make it and download the official files into it, {_total()}: "
-                f"bash deepeyes.sh data {shlex.quote(str(path))} --download"
+                f"{path} does not exist{_nearest(path)}. To make it and download the official files into it, "
+                f"{_total()}: bash deepeyes.sh data {shlex.quote(str(path))} --download"
             )
         files += _in_folder(path, hub)
     return list(dict.fromkeys(files))
