@@ -55,7 +55,10 @@ ANSWER = "<think>I see it</think><answer>red</answer>"
 QUESTIONS = {"zoom": "What colour is the mug?", "refuse": "Which colour has the hat?"}
 REFERENCE = "crimson"
 """Of the training: no rule finds it in the answer, so the judge is asked."""
-ERROR = "Error: the box holds no part of the image. It needs x1 < x2 and y1 < y2, inside the image."
+ERROR = (
+    "Error: the box holds no part of the image. It needs x1 < x2 and y1 < y2, inside the image. Boxes are in pixels of "
+    "the image."
+)
 SIZE = (224, 196)
 
 
