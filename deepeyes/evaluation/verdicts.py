@@ -29,8 +29,6 @@ if TYPE_CHECKING:
 
 UNPARSEABLE = "unparseable"
 UNREAD = "unread"
-REFUSED = "refused the request"
-"""In the JudgeError where the fault may be of one question, and not of the judge."""
 CHUNK = 64
 """Questions that the judge is asked at a time: what it said of those before stays where it fails."""
 
@@ -84,7 +82,7 @@ class Verdicts:
         waiting = list(asked.items()) if self._judge is not None else []
         for start in range(0, len(waiting), CHUNK):
             chunk = waiting[start : start + CHUNK]
-            if not self._ask(chunk) and not self._ask_singly(chunk):
+            if not self._ask(chunk):
                 break
         return [self._known.get(key, (False, UNREAD)) for key in keys]
 
@@ -102,15 +100,6 @@ class Verdicts:
                 if verdict.source != UNPARSEABLE:  # which is asked again by the next call
                     file.write(json.dumps({"key": key, **verdict._asdict()}) + "\n")
         return True
-
-    def _ask_singly(self, asked: Sequence[tuple[str, Question]]) -> bool:
-        """Asks one by one what was refused together; tells whether the judge is up and does not refuse everything."""
-        answered = 0
-        for one in asked:
-            if REFUSED not in str(self.error):
-                return False
-            answered += self._ask([one])
-        return answered > 0 and REFUSED in str(self.error)
 
     def _key(self, question: Question) -> str:
         return hashlib.sha256(json.dumps([self._label, *question]).encode()).hexdigest()

@@ -16,7 +16,6 @@ from eval_world import (
     write_tsv,
 )
 from PIL import Image
-from qwen_vl_utils import fetch_image
 
 from deepeyes.answers import Trajectory, read_answer
 from deepeyes.evaluation import session
@@ -54,7 +53,7 @@ class TestTraces:
             view, crop = (Image.open(tmp_path / "run" / "images" / name) for name in line["images"])
             assert list(view.size) == line["view_size"]
             x1, y1, x2, y2 = line["zooms"][0]["box"]
-            exact = fetch_image({"image": view.convert("RGB").crop((x1, y1, x2, y2))})
+            exact = view.convert("RGB").crop((x1, y1, x2, y2))
             assert exact.tobytes() == crop.convert("RGB").tobytes()
 
     def test_page_misses_no_generation_and_the_hint_shows_all(

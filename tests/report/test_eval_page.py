@@ -155,7 +155,7 @@ class TestReader:
 
     def test_missing_image_says_so(self, tab: Tab, tmp_path: Path) -> None:
         training(tmp_path, 1)
-        for image in (tmp_path / "images").iterdir():
+        for image in (tmp_path / "images").glob("*/*"):
             image.write_bytes(b"broken")
         tab.open(write_report(tmp_path))
         assert "the image can't be read" in tab.page.inner_text("#detail")

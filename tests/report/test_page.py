@@ -74,7 +74,7 @@ class TestPage:
         assert first["verdict"] == {"correct": True, "source": "equal"}
         assert (third["verdict"]["correct"], third["verdict"]["source"]) == (False, "rule")
         assert first["zooms"] == [
-            {"turn": 1, "bbox_2d": list(BOX), "box": list(BOX), "label": None, "error": None, "image": 1}
+            {"turn": 1, "bbox_2d": list(BOX), "box": list(BOX), "label": None, "error": None, "view": 0, "image": 1}
         ]
         assert [one["views"] for one in data["trajectories"]] == [[0], [0], [0]]
         assert data["prompts"][group["prompt"]][1]["content"] == "<image>\nWhich colour?"
@@ -106,7 +106,7 @@ class TestPage:
 
     def test_lost_and_broken_images_leave_the_rest(self, tmp_path: Path) -> None:
         trace(tmp_path, [prompt()])
-        first, second = sorted((tmp_path / "images").iterdir())
+        first, second = sorted((tmp_path / "images").glob("*/*"))
         first.unlink()
         second.write_bytes(second.read_bytes()[:40])
         data = data_of(write_report(tmp_path))
