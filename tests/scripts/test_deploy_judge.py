@@ -47,7 +47,7 @@ class TestJudge:
         port = free_port()
         settings = {"JUDGE_REPLICAS": "2", "JUDGE_PORT": str(port), "DEEPEYES_JUDGE_API_KEY": "k"}
         with subprocess.Popen(
-            sandbox.command("deploy_judge.sh"), env=sandbox.env | settings, stdout=subprocess.PIPE, text=True
+            sandbox.command("deploy_judge.sh"), env=sandbox.env | settings, cwd="/", stdout=subprocess.PIPE, text=True
         ) as judge:
             assert judge.stdout is not None
             line = judge.stdout.readline()

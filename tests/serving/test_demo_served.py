@@ -12,9 +12,9 @@ from demo.test_learns import learned  # noqa: F401 - a fixture
 from serve_world import serving as served
 from servers import KIND, SWIFT, free_port, serving
 
-from deepeyes.answers import normalise
 from deepeyes.demo import sampling, task
 from deepeyes.demo.verdict import interval
+from deepeyes.judging.rule import rule_verdict
 
 if TYPE_CHECKING:
     from demo.test_learns import Learned
@@ -43,7 +43,7 @@ async def ask_all(url: str, rows: list[dict[str, Any]]) -> float:
             async with gate:
                 reply = await client.chat.completions.create(model="tiny", messages=messages, **SAMPLED)
             said = reply.choices[0].message.content or ""
-            return normalise(said) == normalise(row["reward_model"]["ground_truth"])
+            return rule_verdict(row["extra_info"]["question"], row["reward_model"]["ground_truth"], said)
 
         right = await asyncio.gather(*[one(row) for row in rows])
     return sum(right) / len(right)
