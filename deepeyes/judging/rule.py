@@ -23,6 +23,7 @@ from deepeyes.judging.words import (
     words,
     words_of,
 )
+from deepeyes.verdicts import MAX_ANSWER_CHARS
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -57,6 +58,8 @@ def rule_verdict(question: str, reference: str, answer: str, *, exact_case: bool
     clean = [simplify(text, exact_case=exact_case).strip(" .!?,;:。") for text in (reference, answer)]
     if clean[0] == clean[1] and reference.strip() and answer.strip():
         return True
+    if len(answer) >= MAX_ANSWER_CHARS:  # wrong whoever is asked
+        return False
     options = options_of(question) or options_of(reference)
     given = option_of(reference, options or _own_option(reference))
     if given and (options or re.match(r"\(?[A-H][).:、]", simplify(reference, exact_case=True))):
