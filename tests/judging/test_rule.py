@@ -380,7 +380,7 @@ class TestRuleVerdict:
     def test_words_about_a_side_that_are_right_do_not_contradict(self, words: list[str]) -> None:
         if rule_verdict(*SIDE, " ".join(words)):
             said = [word for word in words if word in ("dog", "left", "bottle")]
-            assert said in (["left"], ["dog", "left"], ["left", "bottle"], ["dog", "left", "bottle"])
+            assert "bottle" not in said[: said.index("left")]  # which would be the bottle to the left
             assert not {"right", "not", "no", "yes", "or"} & {*words}
 
     @given(st.lists(st.sampled_from(["car", "person", "left", "right", *FILLERS]), max_size=8))
