@@ -26,7 +26,7 @@ def results(tiny_model: Path) -> dict[str, Any]:
 @pytest.mark.parametrize("version", VERSIONS)
 class TestRegistration:
     def test_rewards_and_scheduler_are_found_by_name(self, results: dict[str, Any], version: str) -> None:
-        names = ["accuracy", "format", "judge_failure", "reward", "tool"]
+        names = ["accuracy", "format", "judge_ahead", "judge_failure", "judge_seconds", "reward", "tool"]
         assert results[version]["registered"] == [f"deepeyes_{name}" for name in names]
         assert results[version]["scheduler"]
 

@@ -278,11 +278,11 @@ class TestReplicas:
         self, server: JudgeServer, other: JudgeServer, connect: Callable[..., JudgeClient]
     ) -> None:
         server.latency, other.script = 0.01, always(hang)
-        client, asked = connect(server, other, timeout=0.5, concurrency=16), questions(600)
+        client, asked = connect(server, other, timeout=2, concurrency=16), questions(600)
         start = time.monotonic()
         assert client.verdicts(asked) == truth(asked)
         assert 1 <= len(other.calls) <= 8 + 4
-        assert time.monotonic() - start < 10
+        assert time.monotonic() - start < 20
 
     def test_one_that_comes_back_is_used_again_and_both_are_told(
         self, server: JudgeServer, other: JudgeServer, connect: Callable[..., JudgeClient], log: list[str]
