@@ -75,25 +75,37 @@ _LABEL = (
     r"(?:(?:jud(?:ge?)?e?ment|verdict)(?: (?:result|value|score|label|output))?"
     r"|(?:最终|我的)?(?:判断|判斷|评判|判定|评定|结论|結論|判决|裁决|裁定)(?:结果|結果|结论)?)"
 )
+_IS = r"(?:is|should be|would be|must be|will be|equals|应该是|應該是|应为|應為|为|為|是)"
 _LEAD = (  # what may stand between the beginning of a sentence and its label
     r"(?:[-•>+~]\s?|\d{1,2}[.)]\s)?"
     r"(?:(?:therefore|thus|so|hence|overall|finally|accordingly|consequently|as a result|in conclusion|in summary"
     r"|to conclude|to summari[sz]e|to sum up|(?:based on|given|from) (?:this|that|these|the above"
     r"|the (?:above |given )?(?:analysis|comparison|information|reasoning)))[ ,:]{1,3})?"
-    r"(?:(?:my |the |final ){0,2}(?:output|answer|response|result|reply|evaluation) ?[:=] ?)?"
+    r"(?:(?:因此|所以|综上所述|综上|总之|故|最终|最后)[,:、 ]?)?"
+    rf"(?:(?:my |the |final |overall ){{0,3}}"
+    rf"(?:output|answer|response|result|reply|evaluation|conclusion|decision|{_LABEL})"
+    r" ?(?:[:=]|(?:is|为|為|是) ?[:=]?) ?)?"
     r"(?:here is |here's |here s |this is )?"
     r"(?:(?:the|my|our|a|its|final|overall|equivalence|correct|ultimate|resulting|binary) ){0,4}"
-    r"(?:(?:因此|所以|综上所述|综上|总之|故|最终|最后)[,:、 ]?)?"
 )
-_IS = r"(?:is|should be|would be|must be|will be|equals|应该是|應該是|应为|應為|为|為|是)"
 _LINK = rf"(?P<link>\s?(?:[:=]{{1,2}}>?|-+>|→|⇒|-+(?=\s)|{_IS}\s?[:=]?)?)\s?"
 _LABELLED = re.compile(rf"{_LEAD}{_LABEL}{_LINK}(?:{_ANY_VALUE}{_VALUE_ENDS}|(?P<below>\Z))", re.IGNORECASE)
 _VALUE_BELOW = re.compile(_ANY_VALUE + _VALUE_ENDS, re.IGNORECASE)
 _BARE = re.compile(_NUMBER + _VALUE_ENDS, re.IGNORECASE)
 _BARE_LINE = re.compile(rf"{_NUMBER}[.!]?", re.IGNORECASE)
-_SENTENCE = re.compile(r"(?:(?<=[.!?])(?<!e\.g\.)(?<!i\.e\.)(?<!vs\.) |(?<=[。!?])(?! )|^)(?=\S)")
+_SENTENCE = re.compile(r"(?:(?<=[.!?。])(?<!e\.g\.)(?<!i\.e\.)(?<!vs\.) |(?<=[。!?])(?! )|^)(?=\S)")
 
 _REASON = re.compile(r"(?:because|since|as|due to|given that|for the reason|因为|因|由于)(?![a-z])", re.IGNORECASE)
+_EXPLAINED = re.compile(  # a new sentence about the answers, with no full stop before it
+    r"\s(?-i:(?:The|Both|They|There|Neither|These|Those|Each|All) (?=[^\W\d]))|\s?(?:两者|二者|两个|模型|参考)"
+    r"|\s?(?:reasons?|reasoning|rationale|explanation|justification|理由|原因|解释|说明) ?:",
+    re.IGNORECASE,
+)
+_CONDITION = re.compile(  # what makes that sentence the half of an instruction
+    r"\b(?:if|when|whenever|unless|otherwise|only|would|should|must|needs?|requires?|means?)\b"
+    r"|如果|若|否则|或|除非|表示|代表|必须|应",
+    re.IGNORECASE,
+)
 _DOUBT = re.compile(  # what takes a verdict back, or makes it the half of an instruction
     r"[\s\d]*(?:(?:if|or|when|whenever|unless|where|only|otherwise|else|in case|mean|means|meaning|provided|assuming"
     r"|but|however|though|although|except|yet|maybe|perhaps|possibly|probably|unsure|not sure|not certain|wait|actually"
@@ -104,6 +116,7 @@ _DOUBT = re.compile(  # what takes a verdict back, or makes it the half of an in
 _TAG = re.compile(r"<(/?)(?:jud(?:ge?)?e?ment|verdict)>", re.IGNORECASE)
 _QUOTES = re.compile(r"\\(?:boxed|text|mathbf|mathrm)(?=\s?\{)|\\[()]|[*_`#\"'|{}$「」『』«»\u2039\u203a]")
 _BRACKETED = re.compile(rf"[\[(]\s*({_LABEL}|[01](?:\.0+)?|true|false)\s*[\])]", re.IGNORECASE)
+_REFUSED = re.compile(r"(?:^|[.!?。]\s*)(?:no[,.]|不对|不是[,.。]|不[,.。])", re.IGNORECASE | re.MULTILINE)
 _RETRACTED = re.compile(
     r"(?:^|[.!?。,;-]\s*)(?:wait|no, |no\. |hold on|on second thought|scratch that|correction\b|sorry|oops|hmm|i mean\b"
     r"|let me re|i made a mistake|actually,|等等|不对|更正)",
@@ -113,7 +126,7 @@ _GOOD = re.compile(
     r"\s*(?:agree|correct|right|consistent|same|equivalent|match|一致|正确|相同|[✅✔✓☑👍])", re.IGNORECASE
 )
 _BAD = re.compile(
-    r"\s*(?:disagree|incorrect|wrong|inconsistent|different|mismatch|not |contradict|不|错误|[❌✗✘❎👎])", re.IGNORECASE
+    r"\s*(?:disagree|incorrect|wrong|inconsistent|differ|mismatch|not |contradict|不|错误|[❌✗✘❎👎])", re.IGNORECASE
 )
 _MARK = re.compile(r"\s*[✅✔✓☑👍❌✗✘❎👎\ufe0f]+")
 _RESTATED = re.compile(  # ends a line after which a verdict is quoted, not given
@@ -145,12 +158,13 @@ def parse_verdict(reply: str) -> bool | None:
     lines = [line for line in map(_plain, text.splitlines()) if line]
     if not lines:
         return None
-    labelled, quoted = _labelled_verdicts(lines)
+    labelled, quoted, end = _labelled_verdicts(lines)
     said = [*objects, *labelled]
     if not said:
         leading = _leading_verdict(lines)
         said = [] if leading is None else [leading]
-    if not said or _RETRACTED.search("\n".join(lines)):
+    text = "\n".join(lines)
+    if not said or _RETRACTED.search(text, end) or (said[0] and _REFUSED.search(text, 0, end)):
         return None
     said += [*quoted, *(_meaning(only) for only in map(_BARE_LINE.fullmatch, lines) if only)]
     return said[0] if len(set(said)) == 1 else None
@@ -198,10 +212,16 @@ def _json_verdicts(text: str) -> list[bool]:
     return found
 
 
-def _labelled_verdicts(lines: Sequence[str]) -> tuple[list[bool], list[bool]]:
-    """Returns the verdicts whose label begins a line or a sentence: those given, and those that a line only quotes."""
+def _labelled_verdicts(lines: Sequence[str]) -> tuple[list[bool], list[bool], int]:
+    """Returns the verdicts whose label begins a line or a sentence.
+
+    Returns:
+        Those given; those that a line only quotes; and where the last that is given ends, in the lines joined by line
+        ends: what stands before it can't take it back.
+    """
     given: list[bool] = []
     quoted: list[bool] = []
+    begin = end = 0
     for place, line in enumerate(lines):
         found = quoted if place and _RESTATED.search(lines[place - 1][-120:]) else given
         for start in _SENTENCE.finditer(line):
@@ -209,17 +229,21 @@ def _labelled_verdicts(lines: Sequence[str]) -> tuple[list[bool], list[bool]]:
             if label is None:
                 continue
             rest, strict = line[label.end() :], not label["link"].strip()
+            after = begin + label.end()
             if label["below"] is not None:
                 below = _VALUE_BELOW.match(lines[place + 1]) if place + 1 < len(lines) else None
                 if below is None or re.match(r"\.\s*\S", lines[place + 1][below.end() :]):  # a numbered list
                     continue
                 label, rest, strict = below, lines[place + 1][below.end() :], False
+                after = begin + len(line) + 1 + below.end()
             elif strict and label["value"].lower() not in ("1", "0", "true", "false"):
                 continue
             correct = _meaning(label)
             if _is_given(rest[:400], correct=correct, strict=strict):
                 found.append(correct)
-    return given, quoted
+                end = after if found is given else end
+        begin += len(line) + 1
+    return given, quoted, end
 
 
 def _leading_verdict(lines: Sequence[str]) -> bool | None:
@@ -228,7 +252,7 @@ def _leading_verdict(lines: Sequence[str]) -> bool | None:
     if value is None or (len(lines) > 1 and re.match(r"\(?\d", lines[1])):  # a list
         return None
     rest, correct = lines[0][value.end() :], _meaning(value)
-    if re.match(r"[.:)]\s*\S", rest):  # a numbered line
+    if re.match(r"[.:)]\s*\S", rest) or _EXPLAINED.match(rest):  # a numbered line
         return None
     return correct if _is_given(rest[:400], correct=correct, strict=False) else None
 
@@ -260,4 +284,14 @@ def _is_given(rest: str, *, correct: bool, strict: bool) -> bool:
         return True
     if after := re.match(r"\s*[,:;、-]+", rest):
         return not strict and not _DOUBT.match(rest[after.end() :]) and not against.match(rest[after.end() :])
-    return not strict and _REASON.match(rest.lstrip()) is not None
+    return not strict and (_REASON.match(rest.lstrip()) is not None or _is_explained(sentence, correct=correct))
+
+
+def _is_explained(sentence: str, *, correct: bool) -> bool:
+    """Tells whether what follows a value begins to say why, and neither contradicts it nor says when it would hold."""
+    begins = _EXPLAINED.match(sentence)
+    if begins is None:
+        return False
+    contradicted = _BAD.search(sentence) if correct else _GOOD.match(sentence, begins.end())
+    both = re.search(rf"(?<![\w.]){'0' if correct else '1'}(?![\w.])", sentence)
+    return not (contradicted or both or _CONDITION.search(sentence) or sentence.rstrip().endswith("?"))

@@ -8,7 +8,7 @@ import unicodedata
 
 import pytest
 from handed import handed
-from hypothesis import example, given
+from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
 from deepeyes.judging.rule import rule_verdict
@@ -175,6 +175,22 @@ MORE = {
         "Overall judgement: 1",
         "Judgement - correct",
         "Judgement score: 1",
+        "Judgement: 1 The colours are the same.",
+        "Judgement: 1 Both say whi",
+        "Judgement: 1 Reason: same colour",
+        "Judgement: 1 Explanation: The reference names a mug.",
+        "\u5224\u65ad\uff1a1 \u4e24\u8005\u542b\u4e49\u76f8\u540c\u3002",
+        "Judgement: 1 \u7406\u7531\uff1a\u4e00\u81f4",
+        "The final verdict is Judgement: 1",
+        "So my verdict is: **Judgement: 1**.",
+        "Therefore, the answer is Judgement: 1.",
+        "Conclusion: Judgement: 1",
+        "\u6700\u7ec8\u5224\u65ad\u662f\uff1aJudgement: 1",
+        "\u56e0\u6b64\uff0c\u7ed3\u8bba\u4e3a Judgement: 1\u3002",
+        "Wait, a cup is a mug here. Judgement: 1",
+        "Hmm, both are teal.\n\nJudgement: 1",
+        "No difference. Judgement: 1",
+        "Judgement: 1. Wait. They do agree. Judgement: 1",
     ],
     False: [
         "judgement\uff1a 0\u3002",
@@ -217,6 +233,18 @@ MORE = {
         "0\uff0c\u4e0d\u4e00\u81f4",
         "0\uff08\u4e0d\u4e00\u81f4\uff09",
         "The correct judgement is 0.",
+        "Judgement: 0 The colours differ.",
+        "Judgement: 0 They do not agree.",
+        "Judgement: 0 Reason: another colour",
+        "\u5224\u65ad\uff1a0 \u4e24\u8005\u4e0d\u540c\u3002",
+        "No. Judgement: 0",
+        "No, they differ. Judgement: 0",
+        "No.\n\nJudgement: 0",
+        "\u4e0d\u5bf9\u3002Judgement: 0",
+        "Do they agree? No. Judgement: 0",
+        "Actually, the reference says left. Judgement: 0",
+        "My final verdict is Judgement: 0.",
+        "\u7ed3\u8bba\uff1a\u5224\u65ad\uff1a0",
     ],
     None: [
         "\u5982\u679c\u4e00\u81f4\uff0c\u5224\u65ad\uff1a1",
@@ -299,6 +327,36 @@ MORE = {
         "If they match the judgement is 1.",
         "The reference is 1.\nThe model answer is 0.",
         "Judgement 1: they agree",
+        "No. Judgement: 1",
+        "No, they differ. Judgement: 1",
+        "\u4e0d\u5bf9\u3002Judgement: 1",
+        "Judgement: 1\nNo, they differ.",
+        "Judgement: 1. Judgement: 1. Hmm, no.",
+        "Judgement: 1 The two must say the same colour.",
+        "Judgement: 1 The model answer agrees, Judgement: 0 it does not",
+        "Judgement: 1 The model answer agrees. Judgement: 0 The model answer disagrees.",
+        "Judgement: 1 They differ.",
+        "Judgement: 0 They agree.",
+        "Judgement: 1 Both are white?",
+        "Judgement: 1 This is wrong here.",
+        "Judgement: 1 It would need the same colour.",
+        "Judgement: 1 Means agreement",
+        "Judgement: 1 For agreement",
+        "The options are:\nJudgement: 1 The answers agree.\nJudg",
+        "1 The reference answer says white",
+        "\u5224\u65ad\uff1a1 \u4e24\u8005\u5982\u679c\u4e00\u81f4",
+        "\u5224\u65ad\uff1a1 \u53ea\u72d7",
+        "The final verdict is not Judgement: 1.",
+        "The answer is Judgement: 1 or Judgement: 0",
+        "Answer Judgement: 1 or Judgement: 0",
+        "\u56de\u7b54\u201c\u5224\u65ad\uff1a1\u201d\u6216\u201c\u5224\u65ad\uff1a0\u201d",
+        "The answer is Judgement: 1 if they agree",
+        "The verdict is Judgement: 1 when both mean the same",
+        "Is the verdict Judgement: 1?",
+        "The verdict is Judgement: 1? No.",
+        "The model answer is Judgement: 1",
+        "No verdict is Judgement: 1.",
+        "\u7ed3\u8bba\u4e0d\u662f\u5224\u65ad\uff1a1",
     ],
 }
 """Replies by the verdict that they hold: none where a verdict is only mentioned, doubted or taken back."""
@@ -332,6 +390,21 @@ PIECES = [
     "because",
 ]
 PROSE = ["white", "1", "0", "they agree", "is", "because", "true", "a dog", "so", ",", "(1)", "no", "false", "2", ":"]
+WORDS = [
+    "The answer is",
+    "No.",
+    "Wait,",
+    "\n",
+    "Reason:",
+    "The colours",
+    "They differ.",
+    "Result:",
+    "\u4e24\u8005",
+    "my",
+    "(agree)",
+]
+LABEL = re.compile(r"jud(ge?)?e?ment|verdict|\\boxed|[<\u25c1]|[\u5224\u8bc4\u7ed3\u7d50\u88c1]", re.IGNORECASE)
+"""What a label can be, or what sets the text before it aside."""
 SOUP = st.lists(st.sampled_from(PIECES)).map("".join) | st.lists(st.sampled_from(PIECES)).map(" ".join)
 OPPOSITES = {"1": "0", "0": "1", "true": "false", "false": "true"}
 
@@ -383,6 +456,13 @@ class TestParseVerdict:
     def test_text_with_neither_a_label_nor_a_leading_verdict_has_none(self, prose: str, gap: str) -> None:
         assert parse_verdict(f"The two: {prose}") is None
         assert parse_verdict(f"It is not{gap or ' '}Judgement: 1. {prose}") is None
+
+    @given(st.text() | st.lists(st.sampled_from([*WORDS, *PROSE])).map(" ".join))
+    @example("No. 1")
+    @example("0 The colours differ.")
+    def test_text_without_any_label_that_begins_with_words_has_no_verdict(self, text: str) -> None:
+        assume(not LABEL.search(unicodedata.normalize("NFKC", text)))
+        assert parse_verdict(f"Well: {text}") is None
 
     @given(st.text(alphabet=st.characters(exclude_characters="01\uff10\uff11"), max_size=60))
     def test_text_without_a_value_has_no_verdict(self, text: str) -> None:
