@@ -9,7 +9,7 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
-from deepeyes.calls.forms import BOX_KEYS, NUMBER, load
+from deepeyes.calls.forms import BOX_KEYS, FULL_WIDTH, NUMBER, load
 from deepeyes.calls.refusals import ZoomRefusedError
 from deepeyes.markers import inert
 from deepeyes.settings import TOOL_NAME
@@ -183,7 +183,7 @@ def _from_names(value: dict[Any, Any]) -> Any:
 
 def _from_text(text: str) -> Any:
     """Reads a box that came as a text: JSON, or numbers with nothing but brackets, commas and spaces around them."""
-    text = re.sub(r"</?[a-z_]+>|<\|[a-z_]+\|>", " ", text)
+    text = re.sub(r"</?[a-z_]+>|<\|[a-z_]+\|>", " ", text).translate(FULL_WIDTH)
     if "{" in text:
         return load(text)
     numbers = NUMBER.findall(text)

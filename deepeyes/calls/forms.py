@@ -40,6 +40,7 @@ _GLM_PAIR = re.compile(
     r"<arg_key>\s*(\w+)\s*(?:</arg_key>)?\s*<arg_value>(.*?)(?=</arg_value>|<arg_key>|\Z)", re.DOTALL
 )
 _FENCE = re.compile(r"^`{1,3}[ \t]*(?:\w+(?=\s))?|`{1,3}$")
+_NAMED_OBJECT = re.compile(r"\{\s*[\"'“]?name[\"'”]?\s*[:：]")  # noqa: RUF001 - as a Chinese keyboard writes them
 _LEADING_NAME = re.compile(r"([A-Za-z_][\w.]*)\s*(?=[({\[\n:])[:\s]*")
 
 
@@ -62,7 +63,10 @@ def read_form(text: str) -> Form | None:
         text, named = text[named.end() :], None
     if named:
         return _read_named(named[1], text[named.end() :])
-    value = load(text)
+    value = _exact(text)
+    if value is None:
+        starts = [match.start() for match in _NAMED_OBJECT.finditer(text)]
+        value = load(text[starts[-1] :] if len(starts) > 1 else text)  # mended together, two calls become one
     if value is None:
         return None
     form = _unwrap(value)
@@ -77,9 +81,9 @@ def load(text: str) -> Any:
     Several values in a row become a list. What `json_repair` mends counts only if all of its numbers stand in the
     text.
     """
-    for reader in (_strict, ast.literal_eval, _sequence):
-        with contextlib.suppress(ValueError, SyntaxError, TypeError, RecursionError, MemoryError):
-            return reader(text)
+    value = _exact(text)
+    if value is not None:
+        return value
     if sum(map(text.count, "{[(")) > MAX_BRACKETS:
         return None
     text = text.translate(FULL_WIDTH)
@@ -88,6 +92,14 @@ def load(text: str) -> Any:
         written = {float(number) for number in NUMBER.findall(text)}
         if value not in ("", None) and all(float(number) in written for number in _numbers(value)):
             return value
+    return None
+
+
+def _exact(text: str) -> Any:
+    """Reads JSON values or a Python literal without a slip, else None."""
+    for reader in (_strict, ast.literal_eval, _sequence):
+        with contextlib.suppress(ValueError, SyntaxError, TypeError, RecursionError, MemoryError):
+            return reader(text)
     return None
 
 

@@ -55,6 +55,12 @@ READ = [
     PLAIN.replace("40]", '40], "label": "the sign\'s rim"')[:-1],
     PLAIN.replace("40]", "40] // the sign\n"),
     PLAIN.replace("1, 2, 30, 40", "1 2 30 40"),
+    PLAIN.replace('"bbox', '"label": "写着"小心"的牌", "bbox'),
+    PLAIN.replace('"bbox', '"label": "says "7, 8"", "bbox'),
+    PLAIN.replace("40]", "40], \"label\": 'the dog's ear, [5, 6, 70, 80]'").replace('"', "'"),
+    PLAIN.replace("40]", "40]]"),
+    PLAIN.replace("40]", "40]]").replace("[1", "[[1")[:-1],
+    PLAIN.replace("{", "{{").replace("}", "}}"),
     # what stands around it
     f"```json\n{PLAIN}\n```",
     f"```\n{PLAIN}\n```",
@@ -66,6 +72,12 @@ READ = [
     f"{OTHER}\n{PLAIN}",
     f"{OTHER}, {PLAIN}",
     f"{OTHER}{PLAIN[:-1]}",
+    f"{OTHER[:-2]}\n{PLAIN[:-2]}",
+    f"{OTHER[:-1]}\n{PLAIN}",
+    f"{OTHER}}}\r\n{PLAIN}}}",
+    f"{OTHER}\nand then\n{PLAIN}",
+    f"{OTHER}\n{PLAIN}".replace('"', "'"),
+    f"```json\n{OTHER}\n```\n```json\n{PLAIN}\n```",
     json.dumps(PLAIN),
     # where name and arguments stand
     PLAIN.replace("arguments", "parameters"),
@@ -86,6 +98,7 @@ READ = [
     "<function=image_zoom_in_tool>\n<parameter=label>\nx\n</parameter>\n<parameter=bbox_2d>\n[1, 2, 30, 40]",
     "<function=image_zoom_in_tool><parameter=bbox_2d>1, 2, 30, 40</function>",
     "<function=image_zoom_in_tool>\n<parameter=bbox_2d>\n[1, 2, 30, 40]\n<parameter=label>\nx\n</function>",
+    "<function=image_zoom_in_tool><parameter=label>\n红色 < 门 >\n</parameter>\n<parameter=bbox_2d>\n[1,\n2,\n30,\n40]",
     '<function=image_zoom_in_tool>{"bbox_2d": [1, 2, 30, 40]}</function>',
     '<invoke name="image_zoom_in_tool"><parameter name="bbox_2d">[1, 2, 30, 40]</parameter></invoke>',
     # the pairs of GLM
@@ -96,6 +109,7 @@ READ = [
     call_text(bbox=[1, 2, 30, 40]),
     call_text(bbox_2d="1, 2, 30, 40"),
     call_text(bbox_2d="[1, 2, 30, 40]"),
+    call_text(bbox_2d="1，2，30，40"),  # noqa: RUF001 - as a Chinese keyboard writes them
     call_text(bbox_2d="(1.0 2.0 30. 40)"),
     call_text(bbox_2d="<box>(1,2),(30,40)</box>"),
     call_text(bbox_2d="<|box_start|>(1,2),(30,40)<|box_end|>"),
