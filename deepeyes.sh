@@ -19,6 +19,7 @@
 #                                      of a file of your own
 #   ROLLOUT_GPUS           of LAYOUT   GPUs of the rollout server, as 6,7; none means the CPU
 #   TRAIN_GPUS             of LAYOUT   GPUs of the trainer; on several nodes also NNODES, NODE_RANK, MASTER_ADDR
+#                                      and MASTER_PORT
 #   DEVICES_VARIABLE       CUDA_VISIBLE_DEVICES          the layout for Ascend has ASCEND_RT_VISIBLE_DEVICES here
 #   TUNER                  of LAYOUT   full or lora
 #   LORA_RANK              64          of an adapter; the rollout server is told, too
@@ -122,6 +123,7 @@ read_settings() {
   require_whole MAX_MODEL_LEN "$max_model_len"
 
   swift="$(find_swift)"
+  check_plugin_settings "$swift"
   common=(
     --model "$model"
     --external_plugins "$HERE/deepeyes_plugin.py"
@@ -222,6 +224,9 @@ start_training() {
   recipe+=("${evaluation[@]}")
   local -a environment=("${DEVICES_VARIABLE:-CUDA_VISIBLE_DEVICES}=${TRAIN_GPUS/none/}" MAX_PIXELS="$max_pixels")
   if ((gpus)); then environment+=(NPROC_PER_NODE="$gpus"); fi # without it, swift runs one process and no torchrun
+  for name in NNODES NODE_RANK MASTER_ADDR MASTER_PORT; do    # swift hands them to torchrun
+    if [[ -n "${!name:-}" ]]; then environment+=("$name=${!name}"); fi
+  done
   if [[ "$(flag_of train_command vllm_mode)" == server ]]; then
     recipe+=(
       --vllm_server_host "${hosts[@]}" --vllm_server_port "${ports[@]}" --vllm_server_timeout 600

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import difflib
 import json
+import os
+import sys
 from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -181,3 +183,21 @@ def _explain(error: Any, env: Mapping[str, str]) -> str:
     if expected.startswith(_HIDDEN):
         return f"{name}: {expected.removeprefix(_HIDDEN)}"
     return f"{name}={env[name]!r}: {expected}"
+
+
+def main() -> int:
+    """Says what is wrong with the settings of this process: the scripts run it before swift, which takes long to load.
+
+    Returns:
+        The exit status: 0 they are sound, 1 one of them is not allowed.
+    """
+    try:
+        read_settings(os.environ)
+    except SettingsError as error:
+        sys.stderr.write(f"deepeyes: {error}\n")
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

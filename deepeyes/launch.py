@@ -1,4 +1,4 @@
-"""The commands of swift that the scripts print with `--dry-run`, read back (no swift)."""
+"""What the scripts start: commands of swift, read back from their dry runs; and modules of the package (no swift)."""
 
 from __future__ import annotations
 
@@ -67,6 +67,11 @@ def parse_command(words: Sequence[str]) -> Command:
             variable, _, value = word.partition("=")
             environment[variable] = value
     return Command(environment, options)
+
+
+def module_command(module: str, *arguments: str) -> list[str]:
+    """Returns the command that runs a module of this checkout as a program, whatever the working directory is."""
+    return [sys.executable, str(HERE / "scripts" / "run_module.py"), module, *arguments]
 
 
 def dry_run(script: str, *arguments: str, environment: Mapping[str, str] | None = None) -> tuple[Command, ...]:

@@ -75,7 +75,16 @@ run_module() { # COMMAND MODULE ARGUMENTS...
   fi
   if [[ -z "${SWIFT:-}" ]] && { [[ "$command" == demo ]] || ! (find_swift >/dev/null 2>&1); }; then ensure_setup; fi
   python="$(python_of_swift)"
-  PYTHONPATH="$HERE${PYTHONPATH:+:$PYTHONPATH}" exec "$python" -m "$module" "$@"
+  exec "$python" "$HERE/scripts/run_module.py" "$module" "$@"
+}
+
+# What the plugin would say of its settings once swift has loaded it, in half a second. Its defaults are sound; and a
+# swift that has no Python beside it is told by the preflight.
+check_plugin_settings() { # SWIFT
+  local python
+  python="$(dirname "$1")/python"
+  if [[ -z "${!DEEPEYES_@}" || ! -x "$python" ]]; then return; fi
+  "$python" "$HERE/scripts/run_module.py" deepeyes.environment || exit 1
 }
 
 # Look for what would stop a command, unless DOCTOR=false.

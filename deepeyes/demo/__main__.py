@@ -7,12 +7,13 @@ from deepeyes.demo import stages
 from deepeyes.demo.cache import cache_directory
 from deepeyes.demo.cli import QUIET, end_on_signals, main
 from deepeyes.demo.plan import ENVIRONMENT
+from deepeyes.launch import module_command
 
 if __name__ == "__main__":
     if os.environ.get("GLIBC_TUNABLES") is None:  # read by the C library at start only, and so is the plugin's setting
         environment = stages.child_environment(os.environ, **ENVIRONMENT)
         environment |= {"DEEPEYES_CACHE": str(cache_directory(os.environ)), **QUIET}
-        command = [sys.executable, "-m", "deepeyes.demo", *sys.argv[1:]]
+        command = module_command("deepeyes.demo", *sys.argv[1:])
         os.execve(sys.executable, command, environment)  # noqa: S606 - the same program again
     end_on_signals()
     sys.exit(main())

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import json
 import subprocess
-import sys
 from collections import Counter
 from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
@@ -20,6 +19,7 @@ from deepeyes.demo.cache import PLUGIN_FILES, TINY_MODEL_FILES, Cache, source_ha
 from deepeyes.demo.console import Console, describe, every, show_grpo
 from deepeyes.demo.plan import ENVIRONMENT, TOOL_USE_WANTED, Plan
 from deepeyes.demo.verdict import judge
+from deepeyes.launch import module_command
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -213,7 +213,7 @@ class Demo:
         demo_plot.draw([step | {"tool_use": use} for step, use in zip(steps, uses, strict=True)], folder / "demo.png")
         print(f"\nCurves: {folder / 'demo.png'}\nRun:    {folder}")
         page = subprocess.run(  # noqa: S603 - our own program
-            [sys.executable, "-m", "deepeyes.report", str(folder)],
+            module_command("deepeyes.report", str(folder)),
             check=False,
             capture_output=True,
             text=True,

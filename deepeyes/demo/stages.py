@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from deepeyes.demo.cache import PLUGIN, ROOT
 from deepeyes.demo.logs import Lines
+from deepeyes.launch import module_command
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -78,11 +79,11 @@ class Worker:
         log.parent.mkdir(parents=True, exist_ok=True)
         with log.open("wb") as output:
             self._process = subprocess.Popen(  # noqa: S603 - our own program
-                [sys.executable, "-m", "deepeyes.demo.worker", *modules],
+                module_command("deepeyes.demo.worker", *modules),
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=output,
-                env={**env, "PYTHONPATH": os.pathsep.join([str(ROOT), *filter(None, [env.get("PYTHONPATH")])])},
+                env=dict(env),
                 cwd=ROOT,
                 start_new_session=True,
             )

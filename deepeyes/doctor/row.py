@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +12,7 @@ from deepeyes.dataset.official import REQUIRED_COLUMNS
 from deepeyes.doctor.data import registered_files
 from deepeyes.doctor.findings import Finding, Level
 from deepeyes.doctor.plan import Command
+from deepeyes.launch import module_command
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -31,7 +31,7 @@ def check_row(plan: Plan) -> list[Finding]:
         return []  # `check_data` has said it
     order = {"dataset": path, "options": {name: list(values) for name, values in plan.train.options.items()}}
     environment = {**os.environ, **plan.train.environment, "CUDA_VISIBLE_DEVICES": ""}
-    program = [sys.executable, "-m", "deepeyes.doctor", "--row", json.dumps(order)]
+    program = module_command("deepeyes.doctor", "--row", json.dumps(order))
     try:
         done = subprocess.run(  # noqa: S603 - this very file
             program, capture_output=True, text=True, timeout=ROW_TIMEOUT, env=environment, check=False

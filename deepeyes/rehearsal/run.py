@@ -8,7 +8,7 @@ import socket
 import sys
 from typing import TYPE_CHECKING
 
-from deepeyes.launch import HERE, Command, PlanError, dry_run
+from deepeyes.launch import HERE, Command, PlanError, dry_run, module_command
 from deepeyes.rehearsal.measured import Figures, figures_of, read_measurements
 from deepeyes.rehearsal.programs import GpuMemory, Program, start, wait_for
 from deepeyes.rehearsal.rows import QUESTION_WORDS, REFERENCE, write_rows
@@ -157,10 +157,12 @@ class Rehearsal:
         """Puts a swift in front that sends no weights, since the CPU has no NCCL."""
         place = self.folder / "bin"
         place.mkdir()
-        python, path = shlex.quote(sys.executable), shlex.quote(str(HERE))
-        programs = {"python": python, "swift": f"{python} -m deepeyes.rehearsal.without_sync"}
+        programs = {
+            "python": shlex.quote(sys.executable),
+            "swift": shlex.join(module_command("deepeyes.rehearsal.without_sync")),
+        }
         for name, command in programs.items():  # no links: a Python finds its packages by where it is called
-            (place / name).write_text(f'#!/bin/sh\nPYTHONPATH={path} exec {command} "$@"\n', encoding="utf-8")
+            (place / name).write_text(f'#!/bin/sh\nexec {command} "$@"\n', encoding="utf-8")
             (place / name).chmod(0o755)
         self.environment["SWIFT"] = str(place / "swift")
 

@@ -36,6 +36,7 @@ DRY_RUNS = sorted(
         if "--dry-run" in command.words and ("deploy_judge.sh" in command.words or command.words[2] in TO_SWIFT)
     }
 )
+COPIES = [command.words for _, command in COMMANDS if command.words[:1] == ["cp"]]
 WITH_VARIABLES = [command for _, command in COMMANDS if command.variables or command.words[:1] == ["export"]]
 
 
@@ -135,8 +136,14 @@ class TestCommands:
         stub.write_text(f"#!/bin/sh\ntouch {shlex.quote(str(ran))}\n")
         stub.chmod(0o755)
         env = {"PATH": os.defpath, "HOME": str(tmp_path), "SWIFT": str(stub)}
+        checkout = tmp_path / "checkout"
+        checkout.mkdir()
+        for name in (*SCRIPTS, "scripts", "layouts", "deepeyes", "deepeyes_plugin.py", "dataset_info.json"):
+            (checkout / name).symlink_to(PROJECT / name)
+        for copy in COPIES:  # what the reader was told to copy before
+            subprocess.run(copy, cwd=checkout, check=True)
         done = subprocess.run(
-            ["/bin/bash", "-c", line], cwd=PROJECT, env=env, capture_output=True, text=True, timeout=120, check=False
+            ["/bin/bash", "-c", line], cwd=checkout, env=env, capture_output=True, text=True, timeout=120, check=False
         )
         assert done.returncode == 0, done.stderr
         assert all(str(stub) in shlex.split(command) for command in done.stdout.splitlines())

@@ -29,6 +29,7 @@ import http.server, json, os, sys
 
 argv = sys.argv[1:]
 names = ("CUDA_VISIBLE_DEVICES", "ASCEND_RT_VISIBLE_DEVICES", "MAX_PIXELS", "NPROC_PER_NODE")
+names += ("NNODES", "NODE_RANK", "MASTER_ADDR", "MASTER_PORT")
 call = {{"argv": argv, "env": {{name: os.environ[name] for name in names if name in os.environ}}}}
 with open(os.environ["STUB_CALLS"], "a") as file:
     file.write(json.dumps(call) + "\\n")
@@ -71,11 +72,13 @@ class Sandbox:
     def command(self, script: str, *arguments: str) -> list[str]:
         return ["bash", str(self.folder / script), *arguments]
 
-    def run(self, script: str, *arguments: str, **settings: str) -> subprocess.CompletedProcess[str]:
+    def run(
+        self, script: str, *arguments: str, cwd: Path | str = "/", **settings: str
+    ) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
             self.command(script, *arguments),
             env=self.env | settings,
-            cwd="/",
+            cwd=cwd,
             capture_output=True,
             text=True,
             timeout=300,

@@ -11,6 +11,8 @@ import pytest
 from sandbox import LAYOUTS, PROJECT, assert_refused
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from sandbox import Sandbox
 
 
@@ -153,6 +155,15 @@ class TestPrograms:
     def test_relative_paths_stay_the_users(self, sandbox: Sandbox) -> None:
         (sandbox.folder / "deepeyes" / "doctor" / "__main__.py").write_text("import os; print(os.getcwd())")
         assert sandbox.run("deepeyes.sh", "doctor", SWIFT="swift").stdout == "/\n"
+
+    def test_another_checkout_in_the_working_directory_is_not_the_one_that_runs(
+        self, sandbox: Sandbox, tmp_path: Path
+    ) -> None:
+        other = tmp_path / "other" / "deepeyes"
+        other.mkdir(parents=True)
+        (other / "__init__.py").write_text("raise SystemExit('the other checkout')")
+        sandbox.run("deepeyes.sh", "doctor", "--for", "demo", cwd=other.parent, SWIFT="swift")
+        assert sandbox.programs == [["--for", "demo"]]
 
     def test_a_command_whose_module_is_missing_is_not_offered(self, sandbox: Sandbox) -> None:
         assert "\n  demo " in sandbox.run("deepeyes.sh", "help").stdout

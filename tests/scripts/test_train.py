@@ -18,6 +18,8 @@ from sandbox import (
 )
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from sandbox import Sandbox
 
 
@@ -42,6 +44,14 @@ class TestTrain:
         assert devices(env) == gpus
         assert env.get("NPROC_PER_NODE") == (str(len(gpus)) if gpus else None)
         assert argv[-2:] == ["--seed", "a 'b'"]
+
+    @pytest.mark.parametrize("layout", ["nodes", "mega8", "cpu"])
+    def test_a_printed_command_holds_what_tells_several_nodes_apart(self, sandbox: Sandbox, layout: str) -> None:
+        nodes = {"NNODES": "2", "NODE_RANK": "0", "MASTER_ADDR": "10.0.0.1", "MASTER_PORT": "29501"}
+        env, _ = read_command(sandbox.run("deepeyes.sh", "train", "--dry-run", LAYOUT=layout, **nodes).stdout)
+        assert {name: env.get(name) for name in nodes} == nodes
+        env, _ = read_command(sandbox.run("deepeyes.sh", "train", "--dry-run", LAYOUT=layout).stdout)
+        assert not set(nodes) & set(env)
 
     def test_preflight_sees_the_arguments_and_stops_the_run_on_an_error(self, sandbox: Sandbox) -> None:
         result = sandbox.run("deepeyes.sh", "train", "--seed", "3", LAYOUT="cpu", BAD="train")
@@ -179,6 +189,31 @@ class TestTrain:
         result = sandbox.run("deepeyes.sh", "train", "--dataset", "org/set", DATA_DIR="/no", LAYOUT="cpu")
         assert result.returncode == 0
         assert option(sandbox.calls[0]["argv"], "dataset") == ["org/set"]
+
+
+@pytest.mark.parametrize("command", ["train", "rollout"])
+class TestPluginSettings:
+    """`DEEPEYES_*`, which swift would read when it has loaded for long."""
+
+    @pytest.mark.parametrize("words", [("--dry-run",), ()])
+    def test_a_bad_value_is_refused_in_the_plugins_own_words(
+        self, sandbox: Sandbox, command: str, words: tuple[str, ...]
+    ) -> None:
+        result = sandbox.run("deepeyes.sh", command, *words, DEEPEYES_JUDGE="foo", DOCTOR="false")
+        assert_refused(result, r"^deepeyes: DEEPEYES_JUDGE='foo': expected 'server' or 'rule'$")
+        assert sandbox.calls == []
+
+    def test_a_file_is_looked_for_from_where_the_user_is(self, sandbox: Sandbox, command: str, tmp_path: Path) -> None:
+        (tmp_path / "prompt.txt").write_text("{question} {reference} {answer}")
+        settings = {"DEEPEYES_JUDGE_PROMPT_MATH": "prompt.txt"}
+        done = sandbox.run("deepeyes.sh", command, "--dry-run", cwd=tmp_path, **settings)
+        assert done.returncode == 0, done.stderr
+        assert_refused(sandbox.run("deepeyes.sh", command, "--dry-run", **settings), "expected a readable text file")
+
+    def test_a_name_that_is_none_is_told_with_the_nearest(self, sandbox: Sandbox, command: str) -> None:
+        done = sandbox.run("deepeyes.sh", command, "--dry-run", DEEPEYES_JUGDE="rule")
+        assert done.returncode == 0
+        assert "DEEPEYES_JUGDE is not a setting of the DeepEyes plugin; did you mean DEEPEYES_JUDGE?" in done.stderr
 
 
 class TestServers:
