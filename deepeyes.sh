@@ -220,7 +220,7 @@ start_training() {
       --learning_rate "$rate" --lr_scheduler_type constant
     )
   fi
-  size_evaluation arguments
+  size_evaluation arguments "$trainer"
   recipe+=("${evaluation[@]}")
   local -a environment=("${DEVICES_VARIABLE:-CUDA_VISIBLE_DEVICES}=${TRAIN_GPUS/none/}" MAX_PIXELS="$max_pixels")
   if ((gpus)); then environment+=(NPROC_PER_NODE="$gpus"); fi # without it, swift runs one process and no torchrun

@@ -39,8 +39,9 @@ size_update() { # GPUS TRAINER
 }
 
 # With held-out rows swift wants whole groups in an evaluation batch, and by default the 16 generations of training: one
-# generation a row, and a batch that holds whole groups, unless told otherwise. The flags go to `evaluation`.
-size_evaluation() { # ARRAY: the flags of the user
+# generation a row, and a batch that holds whole groups, unless told otherwise; Megatron takes the batch of training. The
+# flags go to `evaluation`.
+size_evaluation() { # ARRAY TRAINER: the flags of the user
   local generations_eval size
   evaluation=()
   if [[ -z "$(flag_of "$1" val_dataset)" && "$(flag_of "$1" split_dataset_ratio)" =~ ^0*\.?0*$ ]]; then return; fi
@@ -49,7 +50,7 @@ size_evaluation() { # ARRAY: the flags of the user
     generations_eval=1
     evaluation+=(--num_generations_eval 1)
   fi
-  if [[ -z "$(flag_of "$1" per_device_eval_batch_size)" ]]; then
+  if [[ "$2" != megatron && -z "$(flag_of "$1" per_device_eval_batch_size)" ]]; then
     require_whole --num_generations_eval "$generations_eval"
     size="$batch"
     while ((size * processes % generations_eval)); do ((size += 1)); done

@@ -22,6 +22,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from swift.rollout import multi_turn
 
+from deepeyes.rehearsal.measured import METHODS
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -33,14 +35,6 @@ FILLER = " look"
 """A single token of most tokenizers."""
 ZOOM = '<tool_call>{"name": "image_zoom_in_tool", "arguments": {"bbox_2d": [0, 0, 1000, 1000]}}</tool_call>'
 """The whole picture, in pixels as well as in thousandths: what lies outside is cut off."""
-PHASES = {
-    "training_step": "step",
-    "_generate_completions": "rollout",
-    "_move_model_to_vllm": "sync",
-    "_score_completions": "reward",
-    "_save_checkpoint": "save",
-}
-"""Method of swift's trainer -> what it is called in the table."""
 
 
 def note(what: str, value: float, step: int = 0) -> None:
@@ -135,7 +129,12 @@ multi_turn.multi_turns["deepeyes_scheduler"] = WorstCaseScheduler
 for _name in ("VllmEngine", "TransformersEngine"):
     sample_to_the_limit(getattr(importlib.import_module("swift.infer_engine"), _name))
 if Path(sys.argv[0]).stem in ("rlhf", "without_sync"):
-    _trainer = importlib.import_module("swift.rlhf_trainers.grpo_trainer").GRPOTrainer
-    for _name, _phase in PHASES.items():
+    _by_swift, _by_megatron = METHODS
+    _of_megatron = Path(sys.argv[0]).parent.name == "_megatron"  # where swift keeps the program
+    _place = _by_megatron if _of_megatron else _by_swift
+    _module, _, _class = _place.rpartition(".")
+    _trainer = getattr(importlib.import_module(_module), _class)
+    for _name, _phase in METHODS[_place].items():
         time_method(_trainer, _name, _phase)
-    count_tokens(_trainer)
+    if not _of_megatron:  # which packs sequences into one
+        count_tokens(_trainer)

@@ -12,6 +12,12 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 PHASES = ("rollout", "sync", "reward", "step")
+_OF_BOTH = {"_generate_completions": "rollout", "_move_model_to_vllm": "sync", "_score_completions": "reward"}
+METHODS = {
+    "swift.rlhf_trainers.grpo_trainer.GRPOTrainer": {"training_step": "step", "_save_checkpoint": "save", **_OF_BOTH},
+    "swift.megatron.trainers.MegatronGRPOTrainer": {"train_step": "step", "save_checkpoint": "save", **_OF_BOTH},
+}
+"""Trainer of swift -> its method -> what the time of that is called."""
 
 
 @dataclass(frozen=True)

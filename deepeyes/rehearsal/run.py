@@ -73,6 +73,11 @@ class Rehearsal:
         return self.train.get("vllm_mode") == "server"
 
     @property
+    def by_megatron(self) -> bool:
+        """Whether Megatron trains."""
+        return bool(self.train.get("tensor_model_parallel_size"))
+
+    @property
     def figures(self) -> Figures:
         """What was measured so far."""
         return figures_of(read_measurements(self.folder))
@@ -103,7 +108,7 @@ class Rehearsal:
         print(f"one more update, resumed from {checkpoints[-1].name}", flush=True)
         more = str(steps + 1)
         resume = ["--resume_from_checkpoint", str(checkpoints[-1])]
-        if self.train.get("tensor_model_parallel_size"):
+        if self.by_megatron:
             resume = ["--mcore_model", str(checkpoints[-1]), "--finetune", "false"]
         failed = self._train("resumed", "--max_steps", more, "--save_steps", more, *resume)
         self.resumed = failed is None

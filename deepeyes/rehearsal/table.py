@@ -35,7 +35,8 @@ def table_rows(rehearsal: Rehearsal) -> list[tuple[str, str]]:
     rows.append(("all of it, seconds a step", _seconds(figures, "step")))
     rows.append(("a checkpoint, seconds", f"{figures.save:.1f}" if figures.save else "not reached"))
     rows.append(("resumed from it", "yes" if rehearsal.resumed else "not reached"))
-    rows.append(("tokens of the longest trajectory", f"{figures.tokens:,}" if figures.tokens else "not reached"))
+    tokens = "not measured under Megatron" if rehearsal.by_megatron else "not reached"
+    rows.append(("tokens of the longest trajectory", f"{figures.tokens:,}" if figures.tokens else tokens))
     rows += [
         (f"GPU {gpu}, peak GB", f"{used:.1f} of {rehearsal.gpus.total[gpu]:.0f}")
         for gpu, used in sorted(rehearsal.gpus.used.items())

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
-from typing import TYPE_CHECKING
+import re
+from pathlib import Path
 
 import pytest
 from PIL import Image
 
 from deepeyes.rehearsal.advice import advise
-from deepeyes.rehearsal.measured import figures_of, read_measurements
+from deepeyes.rehearsal.measured import METHODS, PHASES, figures_of, read_measurements
 from deepeyes.rehearsal.rows import REFERENCE, make_picture, write_rows
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 
 def measured(what: str, value: float, step: int, rank: int = 0) -> dict[str, float]:
@@ -31,6 +30,17 @@ class TestFigures:
         assert figures.first == {"rollout": 40, "reward": 10, "training": 30, "sync": 20, "step": 100}
         assert figures.seconds == {"rollout": 8, "reward": 2, "training": 6, "sync": 4, "step": 20}
         assert (figures.steps, figures.tokens, figures.save) == (3, 900, 4)
+
+    @pytest.mark.parametrize("trainer", METHODS)
+    def test_every_method_that_is_timed_is_one_of_swifts(self, trainer: str) -> None:
+        """By the text of its sources: those of Megatron can't be imported here."""
+        swift = Path(str(importlib.util.find_spec("swift").origin)).parent
+        files = [file for name in ("trainers", trainer.split(".")[1]) for file in (swift / name).rglob("*.py")]
+        text = "".join(file.read_text(encoding="utf-8") for file in files)
+        assert re.search(rf"^class {trainer.rpartition('.')[2]}\b", text, re.MULTILINE)
+        methods = set(re.findall(r"^    def (\w+)\(self", text, re.MULTILINE))
+        assert set(METHODS[trainer]) <= methods
+        assert set(METHODS[trainer].values()) == {*PHASES, "save"}
 
     def test_nothing_at_all_is_no_figure(self, tmp_path: Path) -> None:
         figures = figures_of(read_measurements(tmp_path))

@@ -128,8 +128,8 @@ class TestSwiftAccepts:
     @pytest.mark.slow
     @pytest.mark.parametrize("layout", ON_MEGATRON)
     def test_train_with_megatron(self, sandbox: Sandbox, tiny_model: Path, layout: str) -> None:
-        resume = ("--mcore_model", str(tiny_model), "--finetune", "false")
-        args = self.parse_with_gpus(sandbox, tiny_model, *resume, LAYOUT=layout)
+        more = ("--mcore_model", str(tiny_model), "--finetune", "false", "--val_dataset", "held_out.parquet")
+        args = self.parse_with_gpus(sandbox, tiny_model, *more, LAYOUT=layout)
         assert (args["global_batch_size"], args["generation_batch_size"]) == (24 * 16, 24 * 16)
         assert (args["lr"], args["lr_decay_style"], args["beta"]) == (1e-6, "constant", 0)
         assert (args["tensor_model_parallel_size"], args["sequence_parallel"]) == (

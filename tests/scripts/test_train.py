@@ -277,6 +277,12 @@ class TestHeldOutRows:
         assert option(argv, "num_generations_eval") == [generations]
         assert option(argv, "per_device_eval_batch_size") == [batch]
 
+    def test_megatron_has_no_batch_of_its_own_for_them(self, sandbox: Sandbox) -> None:
+        words = ("train", "--dry-run", "--val_dataset", "held_out.parquet")
+        _, argv = read_command(sandbox.run("deepeyes.sh", *words, LAYOUT="mega8").stdout)
+        assert option(argv, "num_generations_eval") == ["1"]
+        assert "--per_device_eval_batch_size" not in argv
+
     def test_without_them_nothing_is_added(self, sandbox: Sandbox) -> None:
         assert "_eval" not in sandbox.run("deepeyes.sh", "train", "--dry-run").stdout
 
