@@ -175,6 +175,7 @@ start_training() {
   read -ra names <<<"${DATASET:-deepeyes_vstar deepeyes_chart deepeyes_thinklite}"
   for name in "${names[@]}"; do dataset+=("$(dataset_file "$name")"); done
   if [[ "$dry_run" == false && " $* " != *' --dataset '* ]]; then require_files "${dataset[@]}"; fi
+  if [[ "$dry_run" == false ]]; then require_rank; fi
   read -ra reports <<<"${REPORT_TO:-tensorboard}"
   gpus="$(count "$TRAIN_GPUS")"
   size_update "$gpus" "$trainer"

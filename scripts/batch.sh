@@ -38,6 +38,15 @@ size_update() { # GPUS TRAINER
   if ((prompts < 16)); then say "warning: PROMPTS_PER_STEP=$prompts; below 16 an update is mostly noise"; fi
 }
 
+# Without them each of several nodes takes itself for the first, and waits for the others for ever.
+require_rank() {
+  local nodes="${NNODES:-1}"
+  require_whole NNODES "$nodes"
+  if ((nodes > 1)) && [[ -z "${NODE_RANK:-}" || -z "${MASTER_ADDR:-}" ]]; then
+    die "NNODES=$nodes needs NODE_RANK, from 0 to $((nodes - 1)) and another on each node, and MASTER_ADDR, the address of node 0"
+  fi
+}
+
 # With held-out rows swift wants whole groups in an evaluation batch, and by default the 16 generations of training: one
 # generation a row, and a batch that holds whole groups, unless told otherwise; Megatron takes the batch of training. The
 # flags go to `evaluation`.

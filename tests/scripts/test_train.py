@@ -160,6 +160,8 @@ class TestTrain:
             ({"PROMPTS_PER_STEP": "0"}, r"PROMPTS_PER_STEP=0 must be a whole number above 0"),
             ({"PROMPTS_PER_STEP": "25"}, r"400 trajectories, which 3 processes .* fits is PROMPTS_PER_STEP=27"),
             ({"NUM_GENERATIONS": "1"}, r"NUM_GENERATIONS=1 has no group"),
+            ({"NNODES": "2"}, r"NNODES=2 needs NODE_RANK, from 0 to 1 .*, and MASTER_ADDR"),
+            ({"NNODES": "2", "NODE_RANK": "1"}, r"NNODES=2 needs NODE_RANK"),
             ({"PER_DEVICE_BATCH": "two"}, r"PER_DEVICE_BATCH=two"),
             ({"TRAIN_GPUS": "0 1"}, r"TRAIN_GPUS=0 1 must list GPUs as 0,1,2"),
             ({"TUNER": "qlora"}, r"TUNER=qlora must be one of: full lora"),
