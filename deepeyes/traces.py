@@ -8,7 +8,7 @@ import json
 import os
 import re
 import time
-from collections import Counter
+from collections import defaultdict
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +16,7 @@ from PIL import Image
 
 from deepeyes.images.encoding import image_bytes
 from deepeyes.log import logger
+from deepeyes.phase import phase_of_caller, untrained
 from deepeyes.scoring import infos_of
 from deepeyes.settings import WEIGHTS
 
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from deepeyes.answers import Trajectory
-    from deepeyes.scoring import Scored
+    from deepeyes.scoring import Score, Scored
     from deepeyes.verdicts import Verdict
 
 
@@ -106,7 +107,10 @@ class Tracer:
             (prompt, row, one.trajectory.question, one.trajectory.reference)
             for prompt, row, one in zip(prompts, rows, scored, strict=True)
         ]
-        sizes = Counter(groups)
+        scores: dict[tuple[Any, ...], list[Score]] = defaultdict(list)
+        for group, one in zip(groups, scored, strict=True):
+            scores[group].append(one.score)
+        phase = phase_of_caller()
         records = []
         for index in spread(groups, TRACES_PER_STEP):
             one, infos = scored[index], infos_of(columns, index)
@@ -117,7 +121,8 @@ class Tracer:
                 "batch": self._batch,
                 "step": step,
                 "prompt_id": prompts[index],
-                "group_size": sizes[groups[index]],
+                "group_size": len(scores[groups[index]]),
+                "untrained": untrained(phase, scores[groups[index]]),
                 "source": columns["data_source"][index],
                 "row": rows[index],
                 "question": one.trajectory.question,

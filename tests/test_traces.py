@@ -15,6 +15,7 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
@@ -120,6 +121,36 @@ class TestRecord:
         traces = read_traces(tmp_path)
         assert len(traces) == 6
         assert len({trace["group"] for trace in traces}) == 1  # generations of one prompt lie in several ranks
+
+
+class TestUntrained:
+    def test_evaluation_passes_and_dropped_groups_are_marked(self, tmp_path: Path, tracer: Tracer) -> None:
+        model = torch.nn.Linear(1, 1)
+        trainer = SimpleNamespace(
+            model=model,
+            reward_func_names=["DeepEyesReward"],
+            reward_weights=[1.0],
+            dynamic_sample=True,
+            num_generations=2,
+        )
+
+        def score(self: SimpleNamespace, step: int) -> None:
+            """Stands for the trainer's own method, whose `self` is on the stack."""
+            assert self is trainer
+            equal = Prompt("Both?", "red", RED, [Generation("red"), Generation("red")])
+            record(tracer, [prompt(), equal], step)
+
+        score(trainer, 0)
+        model.eval()
+        score(trainer, 1)
+        flush(tracer)
+        marks = {(line["step"], line["question"]): line["untrained"] for line in lines_of(tmp_path)}
+        assert marks == {
+            (0, "Which colour?"): None,
+            (0, "Both?"): "dynamic_sample",
+            (1, "Which colour?"): "evaluation",
+            (1, "Both?"): "evaluation",
+        }
 
 
 class TestBounds:

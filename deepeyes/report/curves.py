@@ -37,7 +37,11 @@ def mean_curve(records: Sequence[Record], value: Callable[[Record], float | None
 
 
 def make_curves(log: dict[str, Points], records: Sequence[Record]) -> list[dict[str, Any]]:
-    """Make the curves: first what tells whether a run learns, then all else that swift logged."""
+    """Make the curves: first what tells whether a run learns, then all else that swift logged.
+
+    Trajectories that never trained, such as those of an evaluation pass, are in none.
+    """
+    records = [record for record in records if not record.get("untrained")]
     accuracy, formats, tool = (f"rewards/DeepEyes{name}/mean" for name in ("Accuracy", "Format", "Tool"))
     main: list[tuple[str, str, Points, Callable[[Record], float | None]]] = [
         ("Reward", "mean reward", log.get("reward", []), lambda record: record["score"]["total"]),

@@ -7,6 +7,7 @@ import json
 from collections import Counter
 from typing import TYPE_CHECKING, Any
 
+from deepeyes.phase import EVALUATION
 from deepeyes.report.curves import advantages
 from deepeyes.report.gallery import Gallery, pictures_of
 
@@ -64,7 +65,7 @@ class Groups:
 
     @staticmethod
     def _group(record: Record, prompt: int, *, evaluation: bool) -> dict[str, Any]:
-        shared = {name: record[name] for name in SHARED}
+        shared = {name: record[name] for name in SHARED} | {"untrained": record.get("untrained")}
         if evaluation:
             right = record["options"][record["right"]] if record.get("options") else record["reference"]
             shared |= {"question": record.get("bare") or record["question"], "reference": right}
@@ -93,7 +94,11 @@ class Groups:
         members = [self.trajectories[place] for place in group["members"]]
         expected = group.pop("expected").values()
         known = None not in expected and not evaluation
+        if group["untrained"] == EVALUATION:
+            generations = None  # it has a number of its own
         group["missing"] = max(generations or 0, sum(expected)) - len(members) if known else 0
+        if group["untrained"]:
+            return
         rewards = [member["score"]["total"] for member in members]
         if not evaluation and all(member["advantage"] is None for member in members) and None not in rewards:
             for member, advantage in zip(members, advantages(rewards), strict=True):

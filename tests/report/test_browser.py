@@ -285,6 +285,22 @@ class TestFilters:
         assert text(browser, "[data-beside] .pill") == "not recorded"
         assert not browser.evaluate("document.querySelectorAll('main :is(.right, .wrong, article .tag-wrong)').length")
 
+    def test_what_never_trained_is_named_and_can_be_set_aside(self, browser: Tab, run: Path, tmp_path: Path) -> None:
+        browser.open(run)
+        assert browser.evaluate("document.getElementById('filter-trained')") is None
+        lines = [json.loads(line) for line in (run.parent / "traces/trajectories-0.jsonl").read_text().splitlines()]
+        reasons = {"Which colour?": "evaluation", "What is 3 + 4?": "dynamic_sample"}
+        marked = [{**line, "untrained": reasons.get(line["question"]), "images": []} for line in lines]
+        (tmp_path / "trajectories-0.jsonl").write_text("".join(json.dumps(line) + "\n" for line in marked))
+        browser.open(write_report(tmp_path))
+        for value, expected in (("evaluation", 8), ("dropped", 4), ("yes", 4)):
+            choose(browser, "trained", value)
+            assert len(listed(browser)) == expected
+            assert (value in text(browser, ".group .head")) == (value != "yes")
+            note = text(browser, ".untrained") if value != "yes" else ""
+            assert ("it trained nothing" in note) == (value != "yes")
+            assert ("none" in text(browser, "tbody td:nth-child(5)")) == (value != "yes")
+
     def test_filters_add_up_and_go_away(self, browser: Tab, run: Path) -> None:
         browser.open(run)
         choose(browser, "verdict", "wrong")

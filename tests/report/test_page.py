@@ -20,6 +20,7 @@ from trace_maker import HOSTILE, LOG, Generation, Prompt, flush, log, record
 
 from deepeyes.answers import Trajectory, read_answer
 from deepeyes.report.curves import advantages
+from deepeyes.report.grouping import Groups
 from deepeyes.report.logs import find_run, read_completions, read_log
 from deepeyes.report.page import script_json, write_report
 from deepeyes.report.traces import ReportError, choose, read_traces
@@ -60,6 +61,45 @@ def data_of(page: Path) -> dict[str, Any]:
 def images_of(page: Path) -> list[Image.Image]:
     uris = re.findall(r'id="image-\d+">data:image/\w+;base64,(.*?)</script>', page.read_text(encoding="utf-8"))
     return [Image.open(io.BytesIO(base64.b64decode(uri))) for uri in uris]
+
+
+def mark(directory: Path, **marks: str) -> None:
+    """Marks the trajectories of a question as untrained, for a reason."""
+    path = directory / "trajectories-0.jsonl"
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    path.write_text("".join(json.dumps({**line, "untrained": marks.get(line["question"])}) + "\n" for line in lines))
+
+
+class TestUntrained:
+    """Trajectories that never trained are shown, named, and in no curve."""
+
+    def test_they_are_in_no_curve(self, tmp_path: Path) -> None:
+        wrong = [Generation("blue"), Generation("blue")]
+        trace(tmp_path, [prompt("a"), prompt("b", generations=wrong)], [prompt("c", generations=wrong)])
+        mark(tmp_path, b="dynamic_sample", c="evaluation")
+        data = data_of(write_report(tmp_path))
+        curves = {curve["name"]: curve["points"] for curve in data["curves"]}
+        assert curves["Accuracy"] == [[1, pytest.approx(2 / 3)]]
+        assert curves["Tool use"] == [[1, pytest.approx(1 / 3)]]
+        untrained = {group["question"]: group["untrained"] for group in data["groups"]}
+        assert untrained == {"a": None, "b": "dynamic_sample", "c": "evaluation"}
+
+    def test_they_have_no_advantage_and_miss_nobody(self, tmp_path: Path) -> None:
+        trace(tmp_path, [prompt("a"), prompt("b")])
+        mark(tmp_path, b="evaluation")
+        records = read_traces(tmp_path)
+        first, second = Groups(records, 8, evaluation=False).groups
+        assert (first["missing"], second["missing"]) == (5, 0)
+        advantages = [one["advantage"] for one in Groups(records, 8, evaluation=False).trajectories]
+        assert [advantage is None for advantage in advantages] == [False] * 3 + [True] * 3
+
+    def test_traces_of_earlier_versions_count_as_trained(self, tmp_path: Path) -> None:
+        trace(tmp_path, [prompt("a")])
+        path = tmp_path / "trajectories-0.jsonl"
+        path.write_text(path.read_text().replace('"untrained": null, ', ""))
+        assert "untrained" not in path.read_text()
+        data = data_of(write_report(tmp_path))
+        assert (data["groups"][0]["untrained"], len(data["curves"][0]["points"])) == (None, 1)
 
 
 class TestPage:

@@ -12,6 +12,10 @@ const SAID = {
   no_answer: "no answer, nobody asked", too_long: "answer too long, nobody asked", forged: "forges the judge's markers, nobody asked",
   unparseable: "the judge was asked in vain", unread: "no judge could be asked",
 };
+const UNTRAINED = {
+  evaluation: ["evaluation", "An evaluation pass: it trained nothing, and is in no curve of the trajectories."],
+  dynamic_sample: ["dropped", "All rewards of this group are equal, so --dynamic_sample puts others in its place: it trained nothing, and is in no curve of the trajectories."],
+};
 const $ = id => document.getElementById(id);
 
 function make(tag, properties = {}, ...children) {

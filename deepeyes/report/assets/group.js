@@ -7,6 +7,7 @@ function advantageBar(advantage, group) {
 
 function explain(group) {
   if (evaluation) return null;
+  if (group.untrained) return make("p", {className: "small untrained", style: {marginTop: "8px"}}, UNTRAINED[group.untrained][1]);
   const own = trajectories[group.members[0]].weights !== null;
   return make("p", {className: "small", style: {marginTop: "8px"}}, own
     ? "Advantage = (reward − mean) / (standard deviation + 0.0001) within this group, as GRPO computes it (deviation with n − 1). From deepeyes_reward alone: other rewards or weights of a run are not in it."
@@ -22,7 +23,7 @@ function table(group) {
     return make("tr", {className: t === selected ? "selected" : "", dataset: {t}, tabIndex: 0}, make("td", {}, String(index + 1)),
       make("td", {style: {color: verdict && `var(--${verdict})`}, title: answer || ""}, `${verdict ? verdict === "right" ? "✓ " : "✗ " : ""}${answer || "none"}`),
       make("td", {}, String(num_zooms)), make("td", {title: score.format < 0 ? "format error" : ""}, evaluation ? String((trajectories[t].tokens || [0, 0])[1]) : reward(score.total) + (score.format < 0 ? " !" : "")),
-      evaluation ? make("td", {title: trajectories[t].run}, trajectories[t].run) : make("td", {}, advantage === null ? "?" : [advantageBar(advantage, group), number(advantage)]));
+      evaluation ? make("td", {title: trajectories[t].run}, trajectories[t].run) : make("td", {}, group.untrained ? "none" : advantage === null ? "?" : [advantageBar(advantage, group), number(advantage)]));
   });
   return make("div", {}, make("h3", {}, evaluation ? `${count(group.members.length, "answer")} to this question` : `Group: ${count(group.members.length, "generation")} of this prompt`),
     make("table", {}, make("thead", {}, make("tr", {}, head)), make("tbody", {}, rows)), explain(group));
@@ -33,7 +34,7 @@ function sideBySide(group) {
     const trajectory = trajectories[t], {advantage} = trajectory;
     return make("div", {className: "card", dataset: {beside: t}},
       make("h3", {}, `#${index + 1} `, pill(trajectory), evaluation ? ` ${trajectory.run}` : null), evaluation ? choices(trajectory) : sum(trajectory),
-      evaluation ? null : make("div", {className: "advantage"}, advantage === null ? null : advantageBar(advantage, group), `advantage ${number(advantage)}`),
+      evaluation ? null : make("div", {className: "advantage"}, advantage === null ? null : advantageBar(advantage, group), group.untrained ? UNTRAINED[group.untrained][0] : `advantage ${number(advantage)}`),
       trajectory.views.length ? views(trajectory, group, 230) : null, ...turns(trajectory));
   });
   return make("div", {}, make("div", {className: "beside"}, cards), explain(group));

@@ -18,6 +18,7 @@ const FILTERS = {  // name: [label, value of a trajectory]
   zoom: ["Zoom", t => trajectories[t].num_zooms ? "zoomed" : trajectories[t].num_zoom_errors ? "every call refused" : "no call"],
   format: ["Format", t => trajectories[t].score.format === null ? null : trajectories[t].score.format < 0 ? "error" : "well-formed"],
   judge: ["Verdict by", t => trajectories[t].verdict.source],
+  ...(groups.some(group => group.untrained) ? {trained: ["Trained on", t => { const {untrained} = groups[groupOf[t]]; return untrained ? UNTRAINED[untrained][0] : "yes"; }]} : {}),
 };
 const SORTS = {  // largest first
   reward: ["reward", t => trajectories[t].score.total], length: ["length of the text", t => trajectories[t].turns.reduce((sum, turn) => sum + turn.length, 0)],
@@ -94,7 +95,7 @@ function grow() {  // the list is drawn as far as one scrolls
   if (!shown.length) $("list").append(make("p", {className: "empty"}, trajectories.length ? "Nothing matches these filters." : "No trajectories were recorded."));
 }
 
-const heading = group => [evaluation ? group.category : `Step ${group.step}`, evaluation ? null : group.source, group.row === null ? null : `row ${group.row}`].filter(part => part !== null).join(" · ");
+const heading = group => [evaluation ? group.category : `Step ${group.step}`, evaluation ? null : group.source, group.row === null ? null : `row ${group.row}`, group.untrained ? UNTRAINED[group.untrained][0] : null].filter(part => part !== null).join(" · ");
 
 function move(sign) {
   if (!matching.length) return;

@@ -25,7 +25,7 @@ function columns(t, group) {
   const prompt = make("details", {className: "prompt"}, make("summary", {}, "Prompt"), data.prompts[group.prompt].map(message =>
     make("div", {className: "turn"}, make("h3", {}, message.role), text(typeof message.content === "string" ? message.content : JSON.stringify(message.content)))));
   return make("div", {className: "columns"}, left,
-    make("div", {}, card(...(evaluation ? [make("h3", {}, "Answer"), choices(trajectory)] : [make("h3", {}, "Reward"), sum(trajectory)]), facts(trajectory)), card(prompt, ...turns(trajectory))));
+    make("div", {}, card(...(evaluation ? [make("h3", {}, "Answer"), choices(trajectory)] : [make("h3", {}, "Reward"), sum(trajectory)]), facts(trajectory, group)), card(prompt, ...turns(trajectory))));
 }
 
 function picture(place, least) {
@@ -77,7 +77,7 @@ function choices({options, right, picked, reference}) {
   }));
 }
 
-function facts(trajectory) {
+function facts(trajectory, group) {
   const {verdict, answer, advantage, num_zooms, num_zoom_errors, score} = trajectory;
   const rows = [
     ["Answer", answer === null || answer === "" ? "none" : answer.length > 1000 ? `${answer.slice(0, 1000)}…` : answer],
@@ -86,7 +86,7 @@ function facts(trajectory) {
     ["Zooms", `${num_zooms} delivered` + (num_zoom_errors ? `, ${num_zoom_errors} refused` : "")],
     ...(trajectory.refusal ? [["Refused", trajectory.refusal]] : trajectory.finish_reason === "length" ? [["Ended", "cut off at the limit of tokens"]] : []),
     ["Format", score.format === null ? "not recorded" : score.format < 0 ? "error" : "well-formed"],
-    ...(evaluation ? [] : [["Advantage", advantage === null ? "not recorded" : number(advantage)]]),
+    ...(evaluation ? [] : [["Advantage", group.untrained ? "none" : advantage === null ? "not recorded" : number(advantage)]]),
   ];
   return make("dl", {}, rows.flatMap(([term, value]) => [make("dt", {}, term), make("dd", {}, value)]));
 }
