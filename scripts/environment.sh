@@ -3,6 +3,13 @@
 
 readonly VENV="$HERE/.venv"
 
+# Containers often forbid Python to write bytecode. Each process would then compile swift and torch anew, which is half of
+# the time that it takes to load them: keep it, but not among the sources.
+if [[ -n "${PYTHONDONTWRITEBYTECODE:-}" ]]; then
+  unset PYTHONDONTWRITEBYTECODE
+  export PYTHONPYCACHEPREFIX="${PYTHONPYCACHEPREFIX:-$HERE/.cache/bytecode}"
+fi
+
 # The swift to run: a private environment goes before whatever is on PATH.
 find_swift() {
   if [[ -n "${SWIFT:-}" ]]; then

@@ -22,7 +22,7 @@ MIRRORS = {"UV_DEFAULT_INDEX", "UV_INDEX_URL", "PIP_INDEX_URL", "PIP_CERT", "SSL
 
 def settings_in(code: str) -> set[str]:
     """Find the variables that a script reads with a default."""
-    return set(re.findall(r"\$\{([A-Z][A-Z_]+):-", code)) - {"PYTHONPATH"}
+    return set(re.findall(r"\$\{([A-Z][A-Z_]+):-", code)) - {"PYTHONDONTWRITEBYTECODE", "PYTHONPYCACHEPREFIX"}
 
 
 class TestOtherCommands:
@@ -155,6 +155,12 @@ class TestPrograms:
     def test_relative_paths_stay_the_users(self, sandbox: Sandbox) -> None:
         (sandbox.folder / "deepeyes" / "doctor" / "__main__.py").write_text("import os; print(os.getcwd())")
         assert sandbox.run("deepeyes.sh", "doctor", SWIFT="swift").stdout == "/\n"
+
+    def test_bytecode_is_kept_apart_where_python_may_write_none(self, sandbox: Sandbox) -> None:
+        (sandbox.folder / "deepeyes" / "doctor" / "__main__.py").write_text("import deepeyes.errors")
+        sandbox.run("deepeyes.sh", "doctor", SWIFT="swift", PYTHONDONTWRITEBYTECODE="1")
+        assert list((sandbox.folder / ".cache" / "bytecode").rglob("errors.*.pyc"))
+        assert not list((sandbox.folder / "deepeyes").rglob("*.pyc"))
 
     def test_another_checkout_in_the_working_directory_is_not_the_one_that_runs(
         self, sandbox: Sandbox, tmp_path: Path
