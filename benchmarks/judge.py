@@ -1,10 +1,10 @@
 """How long a step waits for its judge: the plugin's client, the openai SDK, and a loop that asks one by one.
 
-    python benchmarks/judge.py          # all; `ahead` for the last part alone
+    python benchmarks/judge.py          # all; `ahead` or `math` for one of the last parts alone
 
 The judge is tests/judge_server.py in a process of its own, which answers each call after 200 ms, so that what is
 above latency x ceil(calls / concurrency) is the client's own. Everything is measured in this one run, on this machine:
-the ratios are what to look at. Warm batches are the quickest of three. It takes about a minute.
+the ratios are what to look at. Warm batches are the quickest of three. It takes about two minutes.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import subprocess
 import sys
 import time
 import tracemalloc
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,11 +31,11 @@ from deepeyes.judging.ahead import Ahead  # noqa: E402 - likewise
 from deepeyes.judging.client import JudgeClient  # noqa: E402 - likewise
 from deepeyes.judging.judge import Judge  # noqa: E402 - likewise
 from deepeyes.scoring import score_batch  # noqa: E402 - likewise
-from deepeyes.settings import JudgeSettings, Scoring, Settings  # noqa: E402 - likewise
+from deepeyes.settings import JudgeSettings, Rules, Scoring, Settings  # noqa: E402 - likewise
 from deepeyes.verdicts import Question, fill_prompt  # noqa: E402 - likewise
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
 LATENCY = 0.2
 """Seconds; about what a 72B judge on four GPUs takes for a verdict of six tokens."""
@@ -248,15 +249,53 @@ def measure_ahead(url: str) -> None:
     print(f"verdicts ahead: {waits[False] / max(waits[True], 1e-3):.1f} times less to wait")
 
 
+def maths(pairs: Iterable[tuple[str, str]]) -> list[Question]:
+    """Makes mathematical questions of references and answers."""
+    return [Question(Scoring.MATH, "How long is it?", *pair) for pair in pairs]
+
+
+def verify(judge: Judge, asked: list[Question], rules: Rules) -> None:
+    """Has mathematics look at answers, and nobody asks the judge."""
+    known = [judge._math.at_once(one.reference, one.answer, rules) for one in asked]  # noqa: SLF001 - it, alone
+    pending = [judge._math.confirm(pairs) for pairs in known if isinstance(pairs, list)]  # noqa: SLF001 - likewise
+    for one in pending:
+        one.result()
+
+
+def measure_math(url: str) -> None:
+    """Compares mathematics and judge calls, each alone, with both; and has mathematics meet what never ends."""
+    first, second = (maths((rf"\sqrt{{{n}}}", rf"{k}\sqrt{{{n + 1}}}") for n in range(2, 258)) for k in (3, 5))
+    calls = questions(256, start=5000)
+    print("\n256 wrong surds, and 256 calls of a judge that takes 200 ms, 64 in flight")
+    for rules in Rules:
+        with contextlib.closing(Judge(Settings(rules=rules, judge=JudgeSettings(urls=(url,))))) as judge:
+            judge.verdicts([*questions(64), *maths([("1/3", "2/7")] * 4)])  # connects, and starts the processes
+            mathematics = seconds(partial(verify, judge, first, rules))
+            alone = seconds(partial(judge.verdicts, calls))
+            both = seconds(partial(judge.verdicts, second))
+        print(f"{rules.value + ': mathematics alone':<58} {mathematics:8.2f} s")
+        print(f"{rules.value + ': judge calls alone':<58} {alone:8.2f} s")
+        report(f"{rules.value}: both", both, max(mathematics, alone))
+    towers = maths((r"\frac{1}{3}", rf"{n}^{{9^{{9^{{9}}}}}}") for n in range(2, 66))
+    with contextlib.closing(Judge(Settings(rules=Rules.OFFICIAL, judge=JudgeSettings(urls=(url,))))) as judge:
+        took = seconds(partial(judge.verdicts, towers))
+    print(f"{'official: 64 towers of powers, start of processes included':<58} {took:8.2f} s")
+
+
 def main() -> None:
     """Prints the table."""
     if sys.argv[1:] == ["ahead"]:
         with judge_server(SLOW) as url:
             measure_ahead(url)
         return
+    if sys.argv[1:] == ["math"]:
+        with judge_server(LATENCY) as url:
+            measure_math(url)
+        return
     print(f"{'a judge that answers after 200 ms':<58} {'took':>10} {'at best':>10} {'ratio':>9}")
     with judge_server(LATENCY) as url:
         measure_speed(url)
+        measure_math(url)
     with judge_server(0.0) as url:
         measure_memory(url)
     with judge_server(SLOW) as url:
