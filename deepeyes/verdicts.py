@@ -83,7 +83,8 @@ _LEAD = (  # what may stand between the beginning of a sentence and its label
     r"|the (?:above |given )?(?:analysis|comparison|information|reasoning)))[ ,:]{1,3})?"
     r"(?:(?:因此|所以|综上所述|综上|总之|故|最终|最后)[,:、 ]?)?"
     rf"(?:(?:my |the |final |overall ){{0,3}}"
-    rf"(?:output|answer|response|result|reply|evaluation|conclusion|decision|{_LABEL})"
+    rf"(?:output|answer|response|result|reply|evaluation|conclusion|decision"
+    rf"|(?:最终)?(?:答案|输出|回答|结果)|{_LABEL})"
     r" ?(?:[:=]|(?:is|为|為|是) ?[:=]?) ?)?"
     r"(?:here is |here's |here s |this is )?"
     r"(?:(?:the|my|our|a|its|final|overall|equivalence|correct|ultimate|resulting|binary) ){0,4}"
@@ -114,7 +115,7 @@ _DOUBT = re.compile(  # what takes a verdict back, or makes it the half of an in
     re.IGNORECASE,
 )
 _TAG = re.compile(r"<(/?)(?:jud(?:ge?)?e?ment|verdict)>", re.IGNORECASE)
-_QUOTES = re.compile(r"\\(?:boxed|text|mathbf|mathrm)(?=\s?\{)|\\[()]|[*_`#\"'|{}$「」『』«»\u2039\u203a]")
+_QUOTES = re.compile(r"\\(?:boxed|text|mathbf|mathrm)(?=\s?\{)|\\[()]|[*_`#\"'|{}$「」『』«»\u2039\u203a《》„“”]")
 _BRACKETED = re.compile(rf"[\[(]\s*({_LABEL}|[01](?:\.0+)?|true|false)\s*[\])]", re.IGNORECASE)
 _REFUSED = re.compile(r"(?:^|[.!?。]\s*)(?:no[,.]|不对|不是[,.。]|不[,.。])", re.IGNORECASE | re.MULTILINE)
 _RETRACTED = re.compile(
@@ -192,6 +193,7 @@ def _plain(line: str) -> str:
     line = _TAG.sub(lambda tag: " " if tag[1] else " Judgement: ", line)
     line = _BRACKETED.sub(r" \1 ", _QUOTES.sub(" ", line))
     line = " ".join(line.replace("[", "(").replace("]", ")").split())
+    line = re.sub(r"\A\(([^()]*)\)\Z", r"\1", line)
     return re.sub(r" (?=[:,.;!?])", "", line)
 
 
