@@ -5,8 +5,6 @@ from __future__ import annotations
 import contextlib
 import io
 import json
-import os
-import signal
 import subprocess
 import sys
 import time
@@ -14,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import psutil
 from PIL import Image
 from servers import KIND, ROOT, environment, free_port
 
@@ -93,6 +92,16 @@ def judge(place: Place, port: int, log: Path, cut: str = "") -> Iterator[None]:
         process.wait()
 
 
+def end(process: subprocess.Popen[bytes]) -> None:
+    """Ends a process with all that it started: torchrun gives each rank a session of its own."""
+    with contextlib.suppress(psutil.NoSuchProcess):
+        for child in psutil.Process(process.pid).children(recursive=True):
+            with contextlib.suppress(psutil.NoSuchProcess):
+                child.kill()
+    process.kill()
+    process.wait()
+
+
 def train(
     folder: Path, model: Path, places: Sequence[Place], judge_url: str, *options: object, **settings: object
 ) -> Ended:
@@ -138,17 +147,13 @@ def train(
         log = (folder / f"rank{rank}.log").open("w")
         command = [*place.prefix, *map(str, words)]
         env = environment(**own)
-        processes.append(
-            subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, env=env, start_new_session=True)
-        )
+        processes.append(subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, env=env))
     try:
         for process in processes:
             process.wait(max(1.0, start + END_SECONDS - time.monotonic()))
     finally:
         for process in processes:
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
+            end(process)
     said = tuple((folder / f"rank{rank}.log").read_text(errors="replace") for rank in range(2))
     status = tuple(process.returncode for process in processes)
     return Ended((status[0], status[1]), (said[0], said[1]), time.monotonic() - start)

@@ -44,6 +44,7 @@ def rehearse(folder: Path, *words: str, **others: str) -> str:
     assert done.returncode == 0, done.stdout + done.stderr
     assert of(folder) == []
     assert list(folder.iterdir()) == []  # neither rows nor checkpoints, nor an output/
+    sys.stdout.write(done.stdout)  # for `pytest -rP`
     return done.stdout
 
 
