@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import io
 import json
+import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -25,10 +27,22 @@ pytestmark = [pytest.mark.lengthy, pytest.mark.timeout(3600)]
 
 ROOT = Path(__file__).resolve().parents[2]
 ENVIRONMENTS = ROOT / ".cache" / "foreign"
-EVALSCOPE = "evalscope==1.14.1"
+EVALSCOPE = ("evalscope==1.14.1",)
+LMMS_EVAL = ("lmms-eval==0.7.3", "filelock<4", "torch==2.11.0", "torchvision==0.26.0")
+"""It reads a private module that filelock 4 has no longer; torch is that of the lock, which is there already."""
 SIZE = (4000, 3000)
 LETTERS = "ABCD"
 WAYS = ("upright", "level")
+TEXT = {"dtype": "string", "_type": "Value"}
+FEATURES = {
+    "info": {
+        "features": {
+            "image": {"_type": "Image"},
+            **dict.fromkeys(("text", "category", "label", "question_id"), TEXT),
+        }
+    }
+}
+"""What `datasets` reads of a parquet file: which column is an image."""
 RUN_EVALSCOPE = """
 import json, sys
 from evalscope import TaskConfig, run_task
@@ -39,6 +53,13 @@ run_task(TaskConfig(
     generation_config={"max_tokens": 512, "temperature": 0.0, "stream": STREAM},
 ))
 """
+
+LMMS_TASK = """
+include: {package}/tasks/vstar_bench/vstar_bench.yaml
+task: vstar_here
+dataset_path: {data}
+"""
+"""lmms-eval's own task, with another dataset."""
 
 
 def write_vstar(folder: Path, rows: int = 8) -> Path:
@@ -62,14 +83,16 @@ def write_vstar(folder: Path, rows: int = 8) -> Path:
             }
         )
     (folder / "data").mkdir(parents=True)
-    pq.write_table(pa.Table.from_pylist(made), folder / "data" / "test-00000-of-00001.parquet")
+    table = pa.Table.from_pylist(made).replace_schema_metadata({"huggingface": json.dumps(FEATURES)})
+    pq.write_table(table, folder / "data" / "test-00000-of-00001.parquet")
     return folder
 
 
-def letter(asked: Asked, way: str) -> str:
-    """The letter of an option; A where there is none."""
-    lines = asked.texts[1].splitlines()
-    return next((line[1] for line in lines if line.startswith("(") and line.endswith(f") {way}")), "A")
+def answer(asked: Asked, way: str) -> str:
+    """The letter of an option, `(B) level` or `B. level`, in the form that is asked for; A where there is none."""
+    found = re.search(rf"^\(?([A-D])[).] {way}$", asked.texts[1], re.MULTILINE)
+    form = "ANSWER: " if "ANSWER:" in asked.texts[1] else ""
+    return f"<answer>{form}{found[1] if found else 'A'}</answer>"
 
 
 def zooms(asked: Asked) -> str:
@@ -78,20 +101,20 @@ def zooms(asked: Asked) -> str:
         width, height = asked.images[0].size
         box = [side * view / whole for side, view, whole in zip(CARD, (width, height) * 2, SIZE * 2, strict=True)]
         return call(*box)
-    return f"<answer>ANSWER: {letter(asked, read_stripes(asked.images[-1]))}</answer>"
+    return answer(asked, read_stripes(asked.images[-1]))
 
 
 def looks_at_the_view(asked: Asked) -> str:
-    return f"<answer>ANSWER: {letter(asked, read_stripes(asked.images[0]))}</answer>"
+    return answer(asked, read_stripes(asked.images[0]))
 
 
-def says_a(_asked: Asked) -> str:
-    return "<answer>ANSWER: A</answer>"
+def says_a(asked: Asked) -> str:
+    return answer(asked, "none of the options")
 
 
-def python_with(requirement: str) -> Path:
-    """The Python of an environment with a package, made once."""
-    folder = ENVIRONMENTS / requirement.replace("=", "")
+def python_with(*requirements: str) -> Path:
+    """The Python of an environment with some packages, made once."""
+    folder = ENVIRONMENTS / requirements[0].replace("=", "")
     python = folder / "bin" / "python"
     if not (folder / "made").exists():
         uv = str(ROOT / ".uv" / "bin" / "uv")
@@ -99,13 +122,21 @@ def python_with(requirement: str) -> Path:
             pytest.skip("uv is not there; `bash deepeyes.sh setup` brings it")
         for words in (
             ["venv", "--clear", "--python", sys.executable, folder],
-            ["pip", "install", "--python", python, requirement],
+            ["pip", "install", "--python", python, *requirements],
         ):
             done = subprocess.run([uv, *map(str, words)], capture_output=True, text=True, check=False)
             if done.returncode:
-                pytest.skip(f"{requirement} can't be installed: {done.stderr[-300:]}")
+                pytest.skip(f"{requirements[0]} can't be installed: {done.stderr[-300:]}")
         (folder / "made").touch()
     return python
+
+
+def run(*words: object, **settings: object) -> str:
+    """Runs a program to its end, without the hub; returns what it said."""
+    env = {**os.environ, "HF_HUB_OFFLINE": "1", **{name: str(value) for name, value in settings.items()}}
+    done = subprocess.run([str(word) for word in words], capture_output=True, text=True, check=False, env=env)
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    return done.stdout
 
 
 class TestEvalScope:
@@ -116,12 +147,32 @@ class TestEvalScope:
     def test_vstar_bench_gives_what_the_script_must(
         self, policy: Callable[[Asked], str], accuracy: float, stream: str, tmp_path: Path
     ) -> None:
-        python, data = python_with(EVALSCOPE), write_vstar(tmp_path / "vstar")
+        python, data = python_with(*EVALSCOPE), write_vstar(tmp_path / "vstar")
         with playing(Script(policy)) as script, serving(script.url, "--family", "qwen2.5-vl") as url:
             code = RUN_EVALSCOPE.replace("STREAM", stream)
-            words = [str(word) for word in (python, "-c", code, url, NAME, data, tmp_path / "work")]
-            done = subprocess.run(words, capture_output=True, text=True, check=False)
-        assert done.returncode == 0, done.stderr[-3000:]
+            run(python, "-c", code, url, NAME, data, tmp_path / "work")
         (report,) = (tmp_path / "work").rglob("reports/**/*.json")
         assert json.loads(report.read_text())["metrics"][0]["score"] == accuracy
+        assert sum(asked.turn == 1 for asked in script.asked) == 8
+
+
+class TestLmmsEval:
+    @pytest.mark.parametrize(("policy", "accuracy"), [(zooms, 1.0), (looks_at_the_view, 0.25), (says_a, 0.25)])
+    def test_vstar_bench_gives_what_the_script_must(
+        self, policy: Callable[[Asked], str], accuracy: float, tmp_path: Path
+    ) -> None:
+        python, data = python_with(*LMMS_EVAL), write_vstar(tmp_path / "vstar")
+        package = run(python, "-c", "import lmms_eval; print(lmms_eval.__path__[0])").strip()
+        (tmp_path / "tasks").mkdir()
+        (tmp_path / "tasks" / "here.yaml").write_text(LMMS_TASK.format(package=package, data=data))
+        words = ["--tasks", "vstar_here", "--include_path", tmp_path / "tasks", "--output_path", tmp_path / "out"]
+        words += ["--verbosity", "DEBUG"]  # without it a failure has status 0
+        words += ["--gen_kwargs", "max_new_tokens=512"]  # its own 16 are too few for a call
+        with playing(Script(policy)) as script, serving(script.url, "--family", "qwen2.5-vl") as url:
+            model = f"model_version={NAME},base_url={url},api_key=any,timeout=120"
+            arguments = ["--model", "openai", "--model_args", model, *words]
+            run(python, "-m", "lmms_eval", *arguments, HF_HOME=tmp_path / "hub", LMMS_EVAL_HOME=tmp_path)
+        (report,) = (tmp_path / "out").rglob("*_results.json")
+        found = json.loads(report.read_text())["results"]["vstar_here"]
+        assert found["vstar_overall_acc,none"] == 100 * accuracy
         assert sum(asked.turn == 1 for asked in script.asked) == 8
