@@ -47,7 +47,7 @@ FAMILY_OF = {"qwen2_5_vl": "qwen2.5-vl", "qwen3_vl": "qwen3-vl"}
 def picture() -> bytes:
     noise = np.random.default_rng(1).integers(0, 255, (20, 30, 3), dtype=np.uint8)
     buffer = io.BytesIO()
-    Image.fromarray(noise).resize((1300, 900), Image.Resampling.BICUBIC).save(buffer, "JPEG")
+    Image.fromarray(noise).resize((650, 450), Image.Resampling.BICUBIC).save(buffer, "JPEG")
     return buffer.getvalue()
 
 
