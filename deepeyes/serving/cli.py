@@ -54,6 +54,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     limit = parser.add_argument_group("limits").add_argument
     limit("--max-image-bytes", type=whole, default=LIMITS.image_bytes, help="of an encoded image (%(default)s)")
     limit("--max-image-pixels", type=whole, default=LIMITS.image_pixels, help="of an image (%(default)s)")
+    limit("--max-request-bytes", type=whole, default=LIMITS.request_bytes, help="of a request (%(default)s)")
     limit("--max-images", type=whole, default=LIMITS.images, help="in a request (%(default)s)")
     limit("--max-choices", type=whole, default=LIMITS.choices, help="the largest n (%(default)s)")
     limit("--max-requests", type=whole, default=LIMITS.requests, help="under way at once (%(default)s)")

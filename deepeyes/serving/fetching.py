@@ -162,4 +162,4 @@ class Fetcher:
                     break
             else:
                 return bytes(content)
-        raise refused(f"the image is larger than {most} bytes", code="image_too_large")
+        raise refused(f"the image is larger than {most} bytes (--max-image-bytes)", code="image_too_large")

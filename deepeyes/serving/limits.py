@@ -19,6 +19,7 @@ class Limits:
         tokens: Of one turn, in tokens; as in evaluation.
         choices: The largest `n`.
         requests: Under way at once; more are told to come back.
+        request_bytes: Of a request, its images as base64; all that may be in one would be too much for every client.
         seconds: From the last byte of a request to the end of its answer.
     """
 
@@ -29,9 +30,5 @@ class Limits:
     tokens: int = 2048
     choices: int = 8
     requests: int = 256
+    request_bytes: int = 64 * MEGA
     seconds: float = 600.0
-
-    @property
-    def body_bytes(self) -> int:
-        """The most bytes of a request: all its images as base64 would be too many to hold for every client."""
-        return 3 * self.image_bytes + 4 * MEGA

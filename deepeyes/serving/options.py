@@ -18,6 +18,7 @@ from deepeyes.serving.backend import Backend
 from deepeyes.serving.chat import Chat
 from deepeyes.serving.fetching import Fetcher
 from deepeyes.serving.limits import Limits
+from deepeyes.serving.pictures import allow_pixels
 from deepeyes.settings import Coordinates, CropSource, Rules
 
 if TYPE_CHECKING:
@@ -122,6 +123,7 @@ def chat_opener(options: argparse.Namespace, url: str, model: str | None) -> Cal
     if not url.startswith(("http://", "https://")):
         raise UsageError(f"--url {url!r}: expected a base URL, as http://127.0.0.1:8000/v1")
     settings, limits = settings_of(options), limits_of(options)
+    allow_pixels(limits.image_pixels)
     key = os.environ.get("OPENAI_API_KEY") or "EMPTY"
     access = Access(url, key, retries=options.retries, timeout=limits.seconds, patience=limits.seconds)
     prompt = read_prompt(options.prompt_from) if options.prompt_from else None

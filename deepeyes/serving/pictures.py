@@ -15,6 +15,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from deepeyes.serving.errors import refused
 
 if TYPE_CHECKING:
+    from deepeyes.serving.errors import ApiError
     from deepeyes.serving.fetching import Fetcher
     from deepeyes.serving.limits import Limits
 
@@ -24,6 +25,11 @@ DATA_URI = re.compile(r"data:[\w.+/-]*(;[\w.+=-]*)*,", re.ASCII)
 ORIENTATION = 0x0112  # EXIF's tag
 UPRIGHT = 1
 HEAD = 300  # characters; a data URI's beginning is shorter
+
+
+def allow_pixels(pixels: int) -> None:
+    """Has Pillow open images of up to so many pixels; its own limit is lower than ours may be set."""
+    Image.MAX_IMAGE_PIXELS = max(Image.MAX_IMAGE_PIXELS or 0, pixels)
 
 
 async def read_picture(url: str, param: str, limits: Limits, fetcher: Fetcher) -> bytes:
@@ -49,7 +55,9 @@ def _decode(uri: str, param: str, limits: Limits) -> bytes:
     if head is None or not head[0].lower().endswith(";base64,"):
         raise refused(f"expected data:image/...;base64,... found {uri[:40]!r}", param, "invalid_image_url")
     if (len(uri) - head.end()) * 3 // 4 > limits.image_bytes + 2:
-        raise refused(f"the image is larger than {limits.image_bytes} bytes", param, "image_too_large")
+        raise refused(
+            f"the image is larger than {limits.image_bytes} bytes (--max-image-bytes)", param, "image_too_large"
+        )
     try:
         return base64.b64decode(uri[head.end() :], validate=True)
     except (binascii.Error, ValueError) as error:
@@ -69,18 +77,22 @@ def check_picture(content: bytes, param: str, limits: Limits) -> bytes:
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # the limit below is ours
             image = Image.open(io.BytesIO(content), formats=FORMATS)
         if (pixels := image.width * image.height) > limits.image_pixels:
-            size = f"{image.width} x {image.height} = {pixels} pixels"
-            raise refused(f"the image has {size}; at most {limits.image_pixels} are taken", param, "image_too_large")
+            raise _too_large(f"{image.width} x {image.height} = {pixels}", param, limits)
         if image.getexif().get(ORIENTATION, UPRIGHT) == UPRIGHT:
             return content
         buffer = io.BytesIO()
         ImageOps.exif_transpose(image).convert("RGB").save(buffer, "PNG", compress_level=1)
         return buffer.getvalue()
     except Image.DecompressionBombError as error:
-        raise refused(f"the image has too many pixels: {error}"[:200], param, "image_too_large") from error
+        raise _too_large("far too many", param, limits) from error
     except UnidentifiedImageError as error:
         raise refused(
             f"not an image that can be read; expected {', '.join(FORMATS)}", param, "invalid_image"
         ) from error
     except (OSError, ValueError, SyntaxError) as error:
         raise refused(f"not an image that can be read: {error}"[:200], param, "invalid_image") from error
+
+
+def _too_large(pixels: str, param: str, limits: Limits) -> ApiError:
+    message = f"the image has {pixels} pixels; at most {limits.image_pixels} are taken (--max-image-pixels)"
+    return refused(message, param, "image_too_large")

@@ -43,7 +43,7 @@ REFUSED = {
 
 
 class _Model(BaseModel):
-    model_config = ConfigDict(frozen=True)
+    model_config = ConfigDict(frozen=True, strict=True)  # a number as text is refused, as OpenAI does
 
 
 class ImageUrl(_Model):
@@ -71,6 +71,11 @@ def _image_url(value: Any) -> Any:
 def _parts(value: Any) -> Any:
     """Takes a text for a list of one part."""
     return [{"type": "text", "text": value}] if isinstance(value, str) else value
+
+
+def _texts(value: Any) -> Any:
+    """Takes a text for a list of one."""
+    return [value] if isinstance(value, str) else value
 
 
 class Message(_Model):
@@ -105,7 +110,7 @@ class StreamOptions(_Model):
 class Extension(_Model):
     """What is asked of this server alone: `trace` for the boxes and crops of an answer."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(extra="forbid")
 
     trace: bool = False
 
@@ -113,12 +118,12 @@ class Extension(_Model):
 class ChatRequest(_Model):
     """A request for a chat completion."""
 
-    model_config = ConfigDict(frozen=True, extra="allow")
+    model_config = ConfigDict(extra="allow")
 
     messages: list[Message] = Field(min_length=1)
     model: str | None = None
     n: int = Field(default=1, ge=1)
-    stop: str | list[str] | None = None
+    stop: Annotated[list[str] | None, BeforeValidator(_texts)] = None
     stream: bool = False
     stream_options: StreamOptions | None = None
     max_tokens: int | None = Field(default=None, ge=1)
@@ -137,7 +142,7 @@ class ChatRequest(_Model):
     @property
     def stops(self) -> tuple[str, ...]:
         """Texts at which an answer is cut."""
-        return (self.stop,) if isinstance(self.stop, str) else tuple(self.stop or ())
+        return tuple(self.stop or ())
 
     @property
     def passed_on(self) -> dict[str, Any]:
@@ -224,12 +229,10 @@ def _explain(error: ValidationError) -> ApiError:
         return refused(f"We could not parse the JSON body of your request: {fault['msg']}")
     param = ""
     for key in fault["loc"]:
-        if isinstance(key, int):
-            param += f"[{key}]"
-        elif key.islower() and "[" not in key:  # the others are pydantic's names of the branches of a union
-            param += f".{key}" if param else key
+        param += f"[{key}]" if isinstance(key, int) else f".{key}" if param else key
     found = repr(fault["input"])
     found = found if len(found) <= 80 else f"{found[:80]}..."  # noqa: PLR2004 - a line
-    code = "missing_required_parameter" if fault["type"] == "missing" else "invalid_value"
+    code = "invalid_type" if fault["type"].endswith("_type") else "invalid_value"
+    code = "missing_required_parameter" if fault["type"] == "missing" else code
     message = f"{param or 'the request'}: {fault['msg']}" + ("" if fault["type"] == "missing" else f", found {found}")
     return refused(message, param or None, code)

@@ -41,6 +41,7 @@ PAGE_HEADERS = {
     "Referrer-Policy": "no-referrer",
     "Cache-Control": "no-cache",
 }
+SERVED = "POST /v1/chat/completions, GET /v1/models and GET /health"
 LOCAL_NAMES = ("127.0.0.1", "localhost", "[::1]")
 BODY_SECONDS = 60.0  # for the upload of a request; a client that sends nothing holds no place
 STREAM_HEADERS = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}  # nginx would hold a stream back
@@ -146,7 +147,7 @@ async def chat_completions(request: Request) -> Response:
     _check_key(request)
     chat: Chat = request.app.state.chat
     asked = read_request(
-        await _read_body(request, chat.limits.body_bytes), choices=chat.limits.choices, images=chat.limits.images
+        await _read_body(request, chat.limits.request_bytes), choices=chat.limits.choices, images=chat.limits.images
     )
     events = chat.answer(asked)
     if asked.stream:
@@ -173,7 +174,8 @@ async def _read(request: Request, most: int) -> bytes:
     async for chunk in request.stream():
         body += chunk
         if len(body) > most:
-            raise ApiError(413, f"the request is larger than {most} bytes", code="request_too_large")
+            message = f"the request is larger than {most} bytes (--max-request-bytes)"
+            raise ApiError(413, message, code="request_too_large")
     return bytes(body)
 
 
@@ -232,12 +234,13 @@ async def _stream(
     yield replies.DONE
 
 
-@router.get("/{name:path}", include_in_schema=False)
-async def page(name: str) -> Response:
-    """Serves the page and its two files, and nothing else."""
-    if name not in PAGE_FILES:
-        raise HTTPException(404)
-    return FileResponse(STATIC / PAGE_FILES[name], headers=PAGE_HEADERS)
+async def page(request: Request) -> Response:
+    """Serves the page, or one of its files."""
+    return FileResponse(STATIC / PAGE_FILES[request.scope["path"][1:]], headers=PAGE_HEADERS)
+
+
+for _name in PAGE_FILES:
+    router.add_api_route(f"/{_name}", page)
 
 
 def _json(body: Any, status: int = 200, headers: dict[str, str] | None = None) -> Response:
@@ -254,8 +257,15 @@ def _error_reply(error: ApiError) -> Response:
 
 def _http_error(request: Request, error: HTTPException) -> Response:
     """Answers a wrong path or method in OpenAI's form."""
-    message = f"Invalid URL ({request.method} {request.url.path})" if error.status_code == 404 else str(error.detail)  # noqa: PLR2004 - HTTP
-    return _error_reply(ApiError(error.status_code, message))
+    asked = f"({request.method} {request.url.path})"
+    if error.status_code == 404:  # noqa: PLR2004 - HTTP
+        fault = ApiError(404, f"Invalid URL {asked}: this server has {SERVED}", code="unknown_url")
+    else:
+        allowed = (error.headers or {}).get("Allow", "another method")
+        fault = ApiError(error.status_code, f"{error.detail} {asked}: expected {allowed}", code="method_not_allowed")
+    reply = _error_reply(fault)
+    reply.headers.update(error.headers or {})
+    return reply
 
 
 def _unexpected(_request: Request, error: Exception) -> Response:

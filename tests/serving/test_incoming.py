@@ -19,7 +19,7 @@ from deepeyes.serving import fetching
 from deepeyes.serving.errors import ApiError
 from deepeyes.serving.fetching import Fetcher, is_public
 from deepeyes.serving.limits import Limits
-from deepeyes.serving.pictures import read_picture
+from deepeyes.serving.pictures import allow_pixels, read_picture
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -97,6 +97,16 @@ class TestDataUri:
     )
     def test_what_is_no_image_or_too_large_is_refused(self, url: str, code: str) -> None:
         assert fault(url)[0] == code
+
+    @pytest.mark.parametrize("content", [bomb(), encoded(Image.new("1", (1001, 1000)))])
+    def test_pixels_are_held_against_our_own_limit(self, content: bytes) -> None:
+        assert "at most 1000000 are taken (--max-image-pixels)" in fault(uri(content))[1]
+
+    def test_limit_above_that_of_pillow_is_kept(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 500)
+        assert fault(uri(SMALL))[0] == "image_too_large"
+        allow_pixels(LIMITS.image_pixels)
+        assert read(uri(SMALL)) == SMALL
 
     @pytest.mark.parametrize("url", ["/etc/hostname", "file:///etc/hostname", "ftp://example.com/a.png", "", "http://"])
     def test_nothing_but_http_is_followed(self, url: str) -> None:

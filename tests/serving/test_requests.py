@@ -227,7 +227,13 @@ class TestFields:
             ({"temprature": 1}, "temprature"),
             ({"n": 0}, "n"),
             ({"n": 99}, "n"),
+            ({"n": "3"}, "n"),
+            ({"n": True}, "n"),
             ({"stop": ["a", "b", "c", "d", "e"]}, "stop"),
+            ({"stop": 3}, "stop"),
+            ({"stop": ["a", None]}, "stop[1]"),
+            ({"stream": "true"}, "stream"),
+            ({"max_tokens": "5"}, "max_tokens"),
             ({"max_tokens": 0}, "max_tokens"),
             ({"stream_options": {"include_usage": True}}, "stream_options"),
             ({"response_format": {"type": "yaml"}}, "response_format.type"),
@@ -253,9 +259,29 @@ class TestFields:
         response = world.post(model="gpt-4")
         assert (response.status_code, error_of(response)["code"]) == (404, "model_not_found")
 
-    @pytest.mark.parametrize("path", ["/completions", "/chat"])
-    def test_unknown_path_is_404_in_the_same_form(self, world: World, path: str) -> None:
-        assert error_of(world.http.post(path, json={}))["type"] == "invalid_request_error"
+    @pytest.mark.parametrize("method", ["GET", "POST", "DELETE"])
+    @pytest.mark.parametrize("path", ["/completions", "/chat", "/responses", "/"])
+    def test_unknown_path_is_404_and_says_what_there_is(self, world: World, method: str, path: str) -> None:
+        response = world.http.request(method, path)
+        assert (response.status_code, error_of(response)["code"]) == (404, "unknown_url")
+        assert "POST /v1/chat/completions" in error_of(response)["message"]
+
+    @pytest.mark.parametrize(
+        ("method", "path", "allowed"), [("GET", "/chat/completions", "POST"), ("POST", "/models", "GET")]
+    )
+    def test_wrong_method_is_405_and_says_which_is_right(
+        self, world: World, method: str, path: str, allowed: str
+    ) -> None:
+        response = world.http.request(method, path)
+        assert (response.status_code, error_of(response)["code"]) == (405, "method_not_allowed")
+        assert response.headers["Allow"] == allowed
+        assert f"expected {allowed}" in error_of(response)["message"]
+
+    def test_request_of_too_many_bytes_is_refused_with_the_option_that_allows_it(self) -> None:
+        with a_world("--max-request-bytes", "1000") as world:
+            response = world.post(messages=ask(None, "x" * 1000))
+            assert (response.status_code, error_of(response)["code"]) == (413, "request_too_large")
+            assert "1000 bytes (--max-request-bytes)" in error_of(response)["message"]
 
     def test_body_that_is_no_json_is_refused(self, world: World) -> None:
         headers = {"Content-Type": "application/json"}

@@ -35,6 +35,7 @@ from deepeyes.serving.errors import ApiError
 from deepeyes.serving.events import Ended, Event, Kind, Text
 from deepeyes.serving.limits import MEGA
 from deepeyes.serving.options import UsageError, add_model_options, chat_opener
+from deepeyes.serving.pictures import allow_pixels
 from deepeyes.serving.protocol import ChatRequest
 
 if TYPE_CHECKING:
@@ -162,6 +163,7 @@ def say(text: str) -> None:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Asks one question; returns the exit status."""
     options = parse(arguments)
+    allow_pixels(OWN_IMAGE_PIXELS)
     try:
         images, question = read_words(options.words)
         with contextlib.ExitStack() as stack:
