@@ -264,12 +264,12 @@ def verify(judge: Judge, asked: list[Question], rules: Rules) -> None:
 
 def measure_math(url: str) -> None:
     """Compares mathematics and judge calls, each alone, with both; and has mathematics meet what never ends."""
-    first, second = (maths((rf"\sqrt{{{n}}}", rf"{k}\sqrt{{{n + 1}}}") for n in range(2, 258)) for k in (3, 5))
+    warm, first, second = (maths((rf"\sqrt{{{n}}}", rf"{k}\sqrt{{{n + 1}}}") for n in range(2, 258)) for k in (2, 3, 5))
     calls = questions(256, start=5000)
     print("\n256 wrong surds, and 256 calls of a judge that takes 200 ms, 64 in flight")
     for rules in Rules:
         with contextlib.closing(Judge(Settings(rules=rules, judge=JudgeSettings(urls=(url,))))) as judge:
-            judge.verdicts([*questions(64), *maths([("1/3", "2/7")] * 4)])  # connects, and starts the processes
+            judge.verdicts([*questions(64), *warm])  # connects, and starts the processes
             mathematics = seconds(partial(verify, judge, first, rules))
             alone = seconds(partial(judge.verdicts, calls))
             both = seconds(partial(judge.verdicts, second))
