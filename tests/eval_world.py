@@ -129,8 +129,15 @@ class Seen:
         if len(self.images) == 1:
             x1, y1, x2, y2 = self.square(image)
             middle = np.asarray(image)[(y1 + y2) // 2, (x1 + x2) // 2]
-        name = min(COLOURS, key=lambda name: int(np.abs(np.array(COLOURS[name]) - middle).sum()))
-        return self.letter(name)
+        return self.letter(nearest(middle))
+
+    def colour(self, image: Image.Image) -> str:
+        """The colour in the middle of a picture."""
+        return nearest(np.asarray(image)[image.height // 2, image.width // 2])
+
+
+def nearest(pixel: Any) -> str:
+    return min(COLOURS, key=lambda name: int(np.abs(np.array(COLOURS[name]) - pixel).sum()))
 
 
 def call(box: object) -> str:

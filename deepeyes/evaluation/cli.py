@@ -78,7 +78,8 @@ def _evaluate(words: Sequence[str]) -> int:
         settings = read_settings(os.environ)
     except SettingsError as error:
         raise UsageError(str(error)) from error
-    from deepeyes.evaluation.session import dry_run, evaluate, prepare  # noqa: PLC0415 - with openai and scipy: seconds
+    from deepeyes.evaluation.dry_run import dry_run  # noqa: PLC0415 - with openai and scipy: seconds
+    from deepeyes.evaluation.session import evaluate, prepare  # noqa: PLC0415 - likewise
 
     if options.dry_run:
         print(asyncio.run(dry_run(prepare(options, bench, settings, options.model or ""))))

@@ -79,12 +79,10 @@ def compare_runs(first: Mapping[str, Any], second: Mapping[str, Any]) -> tuple[d
         {name: _share(first["scores"][name]) for name in pairs},
         {name: _share(second["scores"][other]) for name, other in pairs.items()},
     )
-    categories = {name: first["scores"][name]["category"] for name in pairs}
+    categories = {name: [*_categories(first["scores"][name]), "all"] for name in pairs}
     figures = {}
-    for category in [*sorted(set(categories.values())), "all"]:
-        chosen = [
-            {name: share for name, share in side.items() if category in (categories[name], "all")} for side in shares
-        ]
+    for category in [*sorted({name for names in categories.values() for name in names[:-1]}), "all"]:
+        chosen = [{name: share for name, share in side.items() if category in categories[name]} for side in shares]
         figures[category] = asdict(compare(*chosen))
     rows = [_row(name, figure) for name, figure in figures.items()]
     reports = {"A": first, "B": second}
@@ -95,6 +93,10 @@ def compare_runs(first: Mapping[str, Any], second: Mapping[str, Any]) -> tuple[d
 
 def _share(score: Mapping[str, Any]) -> float:
     return float(score["right"]) / float(score["answers"])
+
+
+def _categories(score: Mapping[str, Any]) -> list[str]:
+    return list(score.get("categories") or [score["category"]])
 
 
 def _row(name: str, figure: Mapping[str, Any]) -> tuple[object, ...]:

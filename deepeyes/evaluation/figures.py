@@ -7,6 +7,7 @@ import json
 from collections import Counter
 from typing import TYPE_CHECKING, Any
 
+from deepeyes.evaluation.bench import Kind, categories_of
 from deepeyes.evaluation.reading import unclosed
 from deepeyes.evaluation.stats import accuracy
 from deepeyes.evaluation.verdicts import UNPARSEABLE, UNREAD
@@ -18,14 +19,21 @@ if TYPE_CHECKING:
 
 BY_RULE = ("rule", "equal", "math", "too_long", "forged")
 BY_JUDGE = ("judge", UNPARSEABLE)
+WEIGHTED = ("accuracy", "low", "high", "yes_no")
+"""What counts a question of several categories in each, in the figures of all of them: so POPE is published."""
 
 
 def distinct(results: Sequence[Result]) -> list[Result]:
-    """Returns the results without those to a question that a file repeats: same text, options, image and order."""
+    """Returns the results without those to a question that a file repeats: same text, options, image and order.
+
+    One of POPE may stand in each of its categories, and counts in each.
+    """
     kept: dict[tuple[Any, ...], Result] = {}
     for result in results:
         record = result.record
-        kept.setdefault((record["digest"], tuple(record["options"]), record["cycle"], record["sample"]), result)
+        category = record["category"] if record["kind"] == Kind.YESNO.value else None
+        key = (record["digest"], tuple(record["options"]), record["cycle"], record["sample"], category)
+        kept.setdefault(key, result)
     return list(kept.values())
 
 
@@ -38,7 +46,7 @@ def summarise(results: Sequence[Result]) -> dict[str, Any]:
         groups.setdefault(result.record["group"], []).append(result.correct)
         runs.setdefault((result.record["group"], result.record["sample"]), []).append(result.correct)
     share = accuracy(list(groups.values()))
-    letters = Counter(result.picked for result in results if result.picked)
+    letters = Counter(result.picked for result in results if result.picked and result.record["options"])
     chances = [1 / len(result.record["options"]) for result in results if result.record["options"]]
     overlaps = [result.overlap for result in results if result.overlap is not None]
     return {
@@ -50,6 +58,7 @@ def summarise(results: Sequence[Result]) -> dict[str, Any]:
         "chance": sum(chances) / len(chances) if chances else None,
         "every_order": sum(map(all, runs.values())) / len(runs) if len(runs) < count else None,
         "iou": sum(overlaps) / len(overlaps) if overlaps else None,
+        "yes_no": yes_no([result for result in results if result.record["kind"] == Kind.YESNO.value]),
         "by_rule": _share(result for result in results if result.source in BY_RULE),
         "by_judge": _share(result for result in results if result.source in BY_JUDGE),
         "untagged": _share(result for result in results if result.untagged),
@@ -57,6 +66,33 @@ def summarise(results: Sequence[Result]) -> dict[str, Any]:
         "no_answer": sum(result.source == "no_answer" for result in results),
         **_turns(results),
         "letters": {letter: letters[letter] for letter in sorted(letters)},
+    }
+
+
+def yes_no(results: Sequence[Result]) -> dict[str, float] | None:
+    """Returns precision, recall and F1 of "yes", and the share of answers that say it; None where nothing was asked so.
+
+    An answer that says neither is no "yes", and one that the judge read is what its verdict makes of it.
+
+    Sources:
+        Li et al. (2023), "Evaluating Object Hallucination in Large Vision-Language Models", section 5 (POPE).
+        `POPE_rating` of vlmeval/dataset/utils/yorn.py in github.com/open-compass/VLMEvalKit.
+    """
+    if not results:
+        return None
+    meant = [result.record["reference"].casefold() == "yes" for result in results]
+    said = [
+        result.picked == "yes" if result.picked else right and result.correct
+        for result, right in zip(results, meant, strict=True)
+    ]
+    hits = sum(one and other for one, other in zip(meant, said, strict=True))
+    precision, recall = (hits / sum(side) if sum(side) else 0.0 for side in (said, meant))
+    both = precision + recall
+    return {
+        "precision": precision,
+        "recall": recall,
+        "f1": 2 * precision * recall / both if both else 0.0,
+        "yes": sum(said) / len(said),
     }
 
 
@@ -89,18 +125,22 @@ def make_report(results: Sequence[Result], facts: Mapping[str, Any]) -> dict[str
     categories: dict[str, list[Result]] = {}
     scores: dict[str, dict[str, Any]] = {}
     for result in counted:
-        categories.setdefault(result.record["category"], []).append(result)
-    for category, members in sorted(categories.items()):
-        for result in members:
-            new = {"category": category, "digests": [], "text": text_key(result.record), "right": 0, "answers": 0}
-            score = scores.setdefault(result.record["group"], new)
-            score["digests"] = sorted({*score["digests"], result.record["digest"]})
-            score["right"] += result.correct
-            score["answers"] += 1
+        record, names = result.record, categories_of(result.record)
+        for name in names:
+            categories.setdefault(name, []).append(result)
+        new = {"category": record["category"], "categories": names, "digests": [], "text": text_key(record)}
+        score = scores.setdefault(record["group"], {**new, "right": 0, "answers": 0})
+        score["digests"] = sorted({*score["digests"], record["digest"]})
+        score["right"] += result.correct
+        score["answers"] += 1
+    total = summarise(counted) if counted else None
+    members = [result for found in categories.values() for result in found]
+    if total is not None and len(members) > len(counted):
+        total |= {name: value for name, value in summarise(members).items() if name in WEIGHTED}
     report = {
         **facts,
         "repeated": len(results) - len(counted),
-        "all": summarise(counted) if counted else None,
+        "all": total,
         "categories": {name: summarise(members) for name, members in sorted(categories.items())},
         "scores": scores,
     }

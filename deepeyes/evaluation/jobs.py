@@ -15,7 +15,7 @@ from deepeyes.rows import has_tool
 from deepeyes.settings import Coordinates, Scoring, Settings
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable, Mapping, Sequence
 
     from deepeyes.evaluation.protocol import Limits
     from deepeyes.playing.pictures import Picture
@@ -121,7 +121,7 @@ class Asking:
         row, question = job.item.row, self.question(job)
         messages: list[dict[str, Any]] = [
             {"role": "system", "content": self.prompt.system},
-            {"role": "user", "content": f"<image>\n{question}{self.prompt.instruction}"},
+            {"role": "user", "content": f"{'<image>' * job.item.pictures}\n{question}{self.prompt.instruction}"},
         ]
         data: dict[str, Any] = {"extra_info": {"question": question}, "env_name": "zoom" if self.tool else ""}
         if row is not None:
@@ -130,12 +130,12 @@ class Asking:
             messages = messages if bare else first_turns(row)
         return messages, data
 
-    def asked(self, job: Job, picture: Picture) -> dict[str, Any]:
+    def asked(self, job: Job, pictures: Sequence[Picture]) -> dict[str, Any]:
         """Returns what an answer is an answer to; one that was recorded with something else is to another question."""
         row, item = job.item.row, job.item
         scoring = Scoring.VISUAL if row is None else self.settings.scoring_of(row["data_source"])
-        image = hashlib.sha256(picture.encoded).hexdigest()
-        content = [item.question, sorted(item.options), item.reference, image]
+        images = [hashlib.sha256(picture.encoded).hexdigest() for picture in pictures]
+        content = [item.question, sorted(item.options), item.reference, *images]
         return {
             "digest": hashlib.sha256(json.dumps(content).encode()).hexdigest()[:16],
             "bare": item.question,

@@ -18,6 +18,7 @@ HEADER = (
     *("category", "questions", "answers", "accuracy %", "95 % interval", "by rule", "by judge", "no <answer>"),
     *("no answer", "zooms", "failed", "tokens"),
 )
+YES_NO_HEADER = ("category", "F1 %", "precision %", "recall %", "yes %")
 
 
 def table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
@@ -45,8 +46,10 @@ def render(report: Mapping[str, Any]) -> str:
     total = report["all"]
     if total is None:
         return "\n".join([head, *_left_out(report), *(f"note: {note}" for note in report["notes"])])
-    rows = [_row(name, block) for name, block in [*report["categories"].items(), ("all", total)]]
-    lines = [head, "", table(HEADER, rows), ""]
+    blocks = [*report["categories"].items(), ("all", total)]
+    lines = [head, "", table(HEADER, [_row(name, block) for name, block in blocks]), ""]
+    if total["yes_no"] is not None:
+        lines += [table(YES_NO_HEADER, [_yes_no_row(name, block["yes_no"]) for name, block in blocks]), ""]
     lines.append("zooms and tokens are per answer; tokens are those that the model wrote")
     lines += _remarks(report, total)
     lines.append(
@@ -73,6 +76,10 @@ def _row(name: str, block: Mapping[str, Any]) -> tuple[object, ...]:
         sum(block["failed_zooms"].values()),
         round(block["completion_tokens"] / block["answers"]),
     )
+
+
+def _yes_no_row(name: str, figures: Mapping[str, float]) -> tuple[object, ...]:
+    return (name, *(f"{100 * figures[part]:.1f}" for part in ("f1", "precision", "recall", "yes")))
 
 
 def _remarks(report: Mapping[str, Any], total: Mapping[str, Any]) -> list[str]:

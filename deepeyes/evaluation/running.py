@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterable, Sequence
 
     from deepeyes.evaluation.jobs import Asking, Job
-    from deepeyes.playing.pictures import Viewer
+    from deepeyes.playing.pictures import Picture, Viewer
 
 IN_FLIGHT_BYTES = 1 << 30  # of pictures and requests; an 8K picture takes about 60 MB, one of V*Bench 14 MB
 
@@ -59,22 +59,37 @@ class _Budget:
 
 
 class Sources:
-    """The images of items in encoded form; the last one is kept for the next samples and orders."""
+    """The images of items in encoded form; those of the last one are kept for the next samples and orders."""
 
     def __init__(self) -> None:
         """Makes an empty one."""
         self._item: Item | None = None
-        self._found: bytes | BadImageError = b""
+        self._found: list[bytes] | BadImageError = []
 
-    async def of(self, item: Item) -> bytes | BadImageError:
-        """Returns an item's image, or why there is none."""
+    async def of(self, item: Item) -> list[bytes] | BadImageError:
+        """Returns an item's images, or why there are none."""
         if self._item is not item:
             try:
-                self._found = await asyncio.to_thread(lambda: read_image(item.load()))
+                self._found = await asyncio.to_thread(_read_images, item)
             except Exception as error:  # noqa: BLE001 - whatever a broken row raises, it is reported
                 self._found = BadImageError(f"the image can't be read: {error}")
             self._item = item
         return self._found
+
+    async def pictures(self, item: Item, viewer: Viewer) -> list[Picture] | None:
+        """Returns an item's pictures; None where one of them can't be read."""
+        source = await self.of(item)
+        if not isinstance(source, list):
+            return None
+        try:
+            return [await viewer.look(image) for image in source]
+        except (OSError, ValueError, SyntaxError):
+            return None
+
+
+def _read_images(item: Item) -> list[bytes]:
+    found = item.load()
+    return [read_image(image) for image in (found if isinstance(found, list) else [found])]
 
 
 async def drop_stale(jobs: Iterable[Job], asking: Asking, viewer: Viewer, journal: Journal) -> int:
@@ -85,7 +100,7 @@ async def drop_stale(jobs: Iterable[Job], asking: Asking, viewer: Viewer, journa
             continue
         source = await sources.of(job.item)
         try:
-            asked = asking.asked(job, viewer.head(source)) if isinstance(source, bytes) else {"digest": None}
+            asked = asking.asked(job, list(map(viewer.head, source))) if isinstance(source, list) else {"digest": None}
         except Exception:  # noqa: BLE001 - whatever a broken row raises: it is reported when its turn comes
             asked = {"digest": None}
         if any(answer.get(name) != value for name, value in asked.items()):
@@ -128,7 +143,7 @@ class Run:
             try:
                 for job in todo:
                     source = await sources.of(job.item)
-                    weight = self.viewer.weight(source) if isinstance(source, bytes) else 0
+                    weight = sum(map(self.viewer.weight, source)) if isinstance(source, list) else 0
                     await budget.take(weight)
                     if any(task.done() and task.exception() for task in running):
                         break
@@ -142,7 +157,7 @@ class Run:
         return outcome
 
     async def _one(
-        self, job: Job, source: bytes | BadImageError, outcome: Outcome, place: _Place, bar: Progress
+        self, job: Job, source: list[bytes] | BadImageError, outcome: Outcome, place: _Place, bar: Progress
     ) -> None:
         """Plays one trajectory, and keeps it or notes why there is none."""
         async with place.left():
@@ -156,16 +171,16 @@ class Run:
                 outcome.bad.append(BadRow(job.item.id, str(error)))
             bar.advance(bar.task_ids[0])
 
-    async def _play(self, job: Job, source: bytes) -> dict[str, Any]:
+    async def _play(self, job: Job, source: Sequence[bytes]) -> dict[str, Any]:
         """Plays one trajectory and returns its record, in the form of the plugin's trace but for the verdict."""
         try:
-            picture = await self.viewer.look(source)
-            asked = self.asking.asked(job, picture)
+            pictures = [await self.viewer.look(image) for image in source]
+            asked = self.asking.asked(job, pictures)
         except Exception as error:
             raise BadImageError(f"the image can't be read: {type(error).__name__}: {error}"[:300]) from error
         messages, row = self.asking.turns(job)
         begun = time.monotonic()
-        played = await self.player.play(Start(messages, row, [picture], self.asking.options(job)))
+        played = await self.player.play(Start(messages, row, pictures, self.asking.options(job)))
         seconds = time.monotonic() - begun
         names = await asyncio.to_thread(save_images, self.journal.directory / "images", played.images)
         return {
@@ -189,9 +204,9 @@ class Run:
             "turns": played.turns,
             "observations": played.observations,
             **{name: played.infos[name] for name in ("num_zooms", "num_zoom_errors", "zooms")},
-            "view_size": list(picture.size),
-            "original_size": list(picture.original),
-            "shrunk": picture.shrunk,
+            "view_size": list(pictures[0].size),
+            "original_size": list(pictures[0].original),
+            "shrunk": any(picture.shrunk for picture in pictures),
             "images": names,
         }
 

@@ -179,33 +179,6 @@ def _prompt_note(setup: Setup) -> str | None:
     return "the prompt is the evaluation's own, not what training showed; --prompt-from PARQUET takes that of its rows"
 
 
-async def dry_run(setup: Setup) -> str:
-    """Returns one prompt as it would be sent, and writes its view to a file.
-
-    Raises:
-        UsageError: None of the first rows has an image that can be read.
-    """
-    sources = Sources()
-    for job in jobs_of(setup)[:VIEW_TRIES]:
-        source = await sources.of(job.item)
-        if not isinstance(source, bytes):
-            continue
-        picture = await setup.viewer.look(source)
-        kind = picture.uri.partition(";")[0].rpartition("/")[2]
-        path = (setup.options.out or ROOT / "output" / "eval") / f"dry-run-view.{kind}"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(picture.encode())
-        shown = (
-            f"[the view: {picture.size[0]} x {picture.size[1]} pixels, {picture.tokens} tokens, "
-            f"of a picture of {picture.original[0]} x {picture.original[1]}; {path}]"
-        )
-        turns = [f"--- {turn['role']}\n{turn['content']}" for turn in setup.asking.turns(job)[0]]
-        head = f"{job.id}\n{setup.asking.protocol}: {setup.asking.limits.plain()}\n{setup.asking.options(job)}"
-        notes = [f"note: {note}" for note in notes_of(setup)]
-        return "\n".join([head, *turns, f"--- reference: {job.reference()}", *notes]).replace("<image>", shown)
-    raise UsageError(f"none of the first {VIEW_TRIES} rows has an image that can be read")
-
-
 async def evaluate(options: argparse.Namespace, bench: Bench, settings: Settings) -> int:
     """Plays what is missing, judges and reports.
 
@@ -328,11 +301,10 @@ async def _check_view(setup: Setup, todo: Sequence[Job], endpoint: Endpoint, *, 
     refusal: RefusedError | None = None
     sources = Sources()
     for job in todo[:VIEW_TRIES]:
-        source = await sources.of(job.item)
-        try:
-            picture = await setup.viewer.look(source)
-        except (OSError, ValueError, SyntaxError):  # it is reported when its turn comes
+        pictures = await sources.pictures(job.item, setup.viewer)
+        if pictures is None:  # it is reported when its turn comes
             continue
+        picture = pictures[0]
         messages = setup.asking.turns(job)[0]
         try:
             found = await check_view(endpoint, setup.viewer, messages, picture, tool=setup.asking.tool)

@@ -14,8 +14,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from deepeyes.answers import Reading, Trajectory, read_answer
-from deepeyes.evaluation.bench import LETTERS, Kind
-from deepeyes.evaluation.reading import RIGHT_IOU, iou, read_box, read_choice, read_yes_no, untagged
+from deepeyes.evaluation.bench import LETTERS, Kind, categories_of
+from deepeyes.evaluation.picking import read_choice
+from deepeyes.evaluation.reading import RIGHT_IOU, iou, read_box, read_yes_no, untagged
 from deepeyes.scoring import score
 from deepeyes.settings import WEIGHTS, Coordinates, Rules, Scoring
 from deepeyes.traces import group_of
@@ -41,7 +42,7 @@ class Result:
         record: The trajectory.
         correct: Whether its answer is right.
         source: Who said so: `rule`, `judge` and the other sources of `deepeyes.verdicts.Verdict`, or `unread`.
-        picked: The letter that the rule read.
+        picked: The letter that the rule read, or `yes` or `no`.
         untagged: Whether the answer stood in no `<answer>`.
         overlap: Intersection over union, where the answer is a box.
     """
@@ -114,7 +115,7 @@ class _Read:
     reading: Reading
     answer: str | None
     verdict: Verdict | None
-    picked: int | None = None
+    picked: str | None = None
     untagged: bool = False
     overlap: float | None = None
 
@@ -131,35 +132,39 @@ def _read(record: Mapping[str, Any], rules: Rules) -> _Read:
         record["num_zooms"],
     )
     reading = read_answer(trajectory, rules)
-    answer, verdict, bare = reading.answer, reading.settled, False
+    answer, verdict, said = reading.answer, reading.settled, None
     if record["finish_reason"] == "refused":
         return _Read(record, trajectory, reading, None, Verdict(correct=False, source="no_answer"))
     if not (answer or "").strip() and trajectory.scoring is Scoring.VISUAL and record["finish_reason"] != "length":
         said = untagged(turns[-1])
         if said:
-            answer, verdict, bare = said[-MAX_ANSWER_CHARS + 1 :], None, True
+            answer, verdict = said[-MAX_ANSWER_CHARS + 1 :], None
     picked, overlap = None, None
     if answer and (verdict is None or verdict.correct):
-        verdict, picked, overlap = _rule(record, answer, verdict)
-    return _Read(record, trajectory, reading, answer, verdict, picked, bare, overlap)
+        verdict, picked, overlap = _rule(record, said or answer, verdict)
+    return _Read(record, trajectory, reading, answer, verdict, picked, bool(said), overlap)
 
 
 def _rule(
     record: Mapping[str, Any], answer: str, settled: Verdict | None
-) -> tuple[Verdict | None, int | None, float | None]:
-    """Returns the verdict of the rule for a kind of question, the place of the option picked, and the overlap."""
+) -> tuple[Verdict | None, str | None, float | None]:
+    """Returns the verdict of the rule for a kind of question, what it picked, and the overlap."""
     kind = Kind(record["kind"])
     if kind is Kind.CHOICE:
-        picked = read_choice(answer, record["options"])
-        return (settled if picked is None else Verdict(picked == record["right"], "rule")), picked, None
+        place = read_choice(answer, record["options"])
+        return (settled, None, None) if place is None else (_by_rule(place == record["right"]), LETTERS[place], None)
     if kind is Kind.YESNO:
         said = read_yes_no(answer)
         right = record["reference"].casefold() == "yes"
-        return (settled if said is None else Verdict(said is right, "rule")), None, None
+        return (settled, None, None) if said is None else (_by_rule(said is right), "yes" if said else "no", None)
     if kind is Kind.BOX:
         overlap = _overlap(record, answer)
-        return Verdict(overlap >= RIGHT_IOU, "rule"), None, overlap
+        return _by_rule(overlap >= RIGHT_IOU), None, overlap
     return settled, None, None
+
+
+def _by_rule(right: bool) -> Verdict:  # noqa: FBT001 - what is decided
+    return Verdict(right, "rule")
 
 
 def _overlap(record: Mapping[str, Any], answer: str) -> float:
@@ -191,11 +196,11 @@ def judge_all(
     results, traces = [], []
     for one in read:
         verdict = one.verdict or Verdict(*next(answers))
-        letter = None if one.picked is None else LETTERS[one.picked]
-        results.append(Result(one.record, verdict.correct, verdict.source, letter, one.untagged, one.overlap))
+        results.append(Result(one.record, verdict.correct, verdict.source, one.picked, one.untagged, one.overlap))
         judged = {
+            "categories": categories_of(one.record),
             "answer": one.answer,
-            "picked": letter,
+            "picked": one.picked,
             "untagged": one.untagged,
             "verdict": verdict._asdict(),
             "score": score(one.trajectory, one.reading, verdict)._asdict(),

@@ -86,5 +86,6 @@ def prompt_from(row: Mapping[str, Any]) -> Prompt:
 
 
 def first_turns(row: Mapping[str, Any]) -> list[dict[str, str]]:
-    """Returns the turns of a training row that come before the model's."""
-    return [dict(turn) for turn in row["prompt"] if turn["role"] != "assistant"]
+    """Returns the turns of a training row up to its last user turn, which asks the question."""
+    turns = [dict(turn) for turn in row["prompt"]]
+    return turns[: max((place + 1 for place, turn in enumerate(turns) if turn["role"] == "user"), default=0)]

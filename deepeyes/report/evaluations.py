@@ -13,8 +13,8 @@ if TYPE_CHECKING:
 
     from deepeyes.report.traces import Record
 
-SHOWN = ("questions", "answers", "accuracy", "low", "high", "chance", "zooms", "no_answer")
-NOTED = ("protocol", "max_turns", "max_pixels", "max_tokens", "temperature", "crop_source", "options", "judge")
+SHOWN = ("questions", "answers", "accuracy", "low", "high", "chance", "zooms", "no_answer", "yes_no")
+NOTED = ("protocol", "tool", "max_turns", "max_pixels", "max_tokens", "temperature", "crop_source", "options", "judge")
 
 
 def read_summary(folder: Path) -> dict[str, Any] | None:
@@ -33,6 +33,10 @@ def name_runs(folders: Sequence[Path]) -> list[str]:
     return [f"{chr(ord('A') + place)}: {folder.name}" for place, folder in enumerate(folders)]
 
 
+def _word(value: object) -> str:
+    return {True: "on", False: "off"}[value] if isinstance(value, bool) else str(value)
+
+
 def read_evaluations(folders: Sequence[Path]) -> tuple[list[Record], dict[str, Any], list[str]]:
     """Reads the trajectories and figures of one evaluation or several of the same benchmark.
 
@@ -40,20 +44,23 @@ def read_evaluations(folders: Sequence[Path]) -> tuple[list[Record], dict[str, A
         The records, those of one question next to each other; what the page shows above them; and notes.
     """
     records: list[Record] = []
-    runs, faults, notes = [], [], []
+    runs, faults = [], []
+    told: dict[str, list[str]] = {}
     for name, folder in zip(name_runs(folders), folders, strict=True):
         summary = read_summary(folder) or {}
         blocks = {**summary["categories"], **({"all": summary["all"]} if summary["all"] else {})}
         runs.append(
-            {"name": name, "blocks": {key: {part: block[part] for part in SHOWN} for key, block in blocks.items()}}
+            {"name": name, "blocks": {key: {part: block.get(part) for part in SHOWN} for key, block in blocks.items()}}
         )
         prefix = f"{name}: " if len(folders) > 1 else ""
         faults += [prefix + fault for fault in summary.get("faults", ())]
-        settings = ", ".join(f"{key} {summary[key]}" for key in NOTED if key in summary)
-        notes.append(f"{prefix}{summary['bench']}, {summary['model']}, {settings}")
-        notes += [prefix + note for note in summary["notes"]]
+        settings = ", ".join(f"{key.replace('_', ' ')} {_word(summary[key])}" for key in NOTED if key in summary)
+        for note in (f"{summary['bench']}, {summary['model']}, {settings}", *summary["notes"]):
+            told.setdefault(note, []).append(name)
         played = read_traces(folder)
         records += [{**record, "group": record["question_group"], "run_name": name} for record in played]
+    common = len(folders)
+    notes = [note if len(names) == common else f"{' and '.join(names)}: {note}" for note, names in told.items()]
     order = {group: place for place, group in enumerate(dict.fromkeys(record["group"] for record in records))}
     records.sort(key=lambda record: order[record["group"]])
     names = sorted({name for run in runs for name in run["blocks"]}, key=lambda name: (name == "all", name))

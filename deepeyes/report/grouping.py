@@ -69,7 +69,7 @@ class Groups:
         if evaluation:
             right = record["options"][record["right"]] if record.get("options") else record["reference"]
             shared |= {"question": record.get("bare") or record["question"], "reference": right}
-            shared["category"] = record["category"]
+            shared["categories"] = record.get("categories") or [record["category"]]
         return {**shared, "prompt": prompt, "members": [], "expected": {}}
 
     def _trajectory(self, record: Record) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from eval_world import (
 from hypothesis import given
 from hypothesis import strategies as st
 
-from deepeyes.evaluation.reading import read_choice
+from deepeyes.evaluation.picking import read_choice
 from deepeyes.evaluation.verdicts import Verdicts
 from deepeyes.judging.judge import Judge
 from deepeyes.settings import JudgeKind, Scoring, Settings

@@ -12,7 +12,9 @@ import pyarrow.parquet as pq
 import pytest
 from eval_world import (
     Script,
+    Seen,
     answer,
+    call,
     evaluate,
     hrbench_rows,
     perfect,
@@ -171,6 +173,45 @@ class TestFree:
             status, report = evaluate(tmp_path / "run", script, "--bench", "pope", "--data", tmp_path)
         assert (status, report["all"]["accuracy"], report["all"]["by_rule"]["answers"]) == (0, 0.5, 2)
         assert "Answer with yes or no." in script.seen[0].question
+        assert report["all"]["yes_no"] == {"precision": 0.5, "recall": 1, "f1": 2 / 3, "yes": 1}
+
+    def test_pope_counts_a_question_in_each_of_its_categories(
+        self, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        every = "adversarial,popular,random"
+        cells = [("square", "Yes", every), ("dog", "No", "random"), ("cat", "No", "popular"), ("bus", "No", "random")]
+        said = {"square": "Yes", "dog": "Yes", "cat": "No", "bus": "Hard to say"}
+        whole = [
+            {**ROW, "index": str(at), "question": f"Is there a {what}?", "answer": reply, "category": category}
+            for at, (what, reply, category) in enumerate(cells)
+        ]
+        write_tsv(tmp_path / "POPE.tsv", whole)
+        split = [
+            {"question_id": str(at), "question": f"Is there a {what}?", "answer": reply.casefold(), "category": name}
+            for at, (what, reply, category) in enumerate(cells)
+            for name in category.split(",")
+        ]
+        table = pa.Table.from_pylist([{**row, "image": {"bytes": IMAGE, "path": None}} for row in split])
+        pq.write_table(table, tmp_path / "test-0.parquet")
+        policy = Script(lambda seen: answer(next(reply for what, reply in said.items() if what in seen.question)))
+        with serving(policy) as script:
+            reports = [
+                evaluate(tmp_path / file.stem, script, "--bench", "pope", "--data", file)[1]
+                for file in (tmp_path / "POPE.tsv", tmp_path / "test-0.parquet")
+            ]
+        for report in reports:
+            found = {name: (block["accuracy"], block["yes_no"]) for name, block in report["categories"].items()}
+            right = {"precision": 1, "recall": 1, "f1": 1}
+            assert found["adversarial"] == (1, {**right, "yes": 1})
+            assert found["popular"] == (1, {**right, "yes": 0.5})
+            assert found["random"] == (1 / 3, {"precision": 0.5, "recall": 1, "f1": 2 / 3, "yes": 2 / 3})
+            assert report["all"]["accuracy"] == 4 / 6
+            assert report["all"]["yes_no"] == {"precision": 0.75, "recall": 1, "f1": 6 / 7, "yes": 4 / 6}
+            assert report["repeated"] == 0
+        assert [report["all"]["answers"] for report in reports] == [4, 6]
+        assert "random        66.7         50.0     100.0   66.7" in capsys.readouterr().out
+        assert cli.main(["compare", str(tmp_path / "POPE"), str(tmp_path / "POPE")]) == 0
+        assert "adversarial          1" in capsys.readouterr().out
 
     @pytest.mark.parametrize("family", ["qwen2.5-vl", "qwen3-vl"])
     def test_refcoco_is_right_from_half_an_overlap_in_the_frame_of_the_model(self, tmp_path: Path, family: str) -> None:
@@ -245,6 +286,58 @@ class TestOwnRows:
             status, report = evaluate(tmp_path / "run", script, "--bench", path)
         assert (status, report["all"]["answers"], report["protocol"]) == (0, 6, "training")
         assert script.seen[0].texts[0] == "own system turn"
+
+    @pytest.mark.parametrize("turns", ["prompt", "messages"])
+    @pytest.mark.parametrize("suffix", [".parquet", ".jsonl"])
+    def test_rows_with_several_images_are_played_and_a_call_chooses_one(
+        self, tmp_path: Path, suffix: str, turns: str
+    ) -> None:
+        rows = []
+        for at, colour in enumerate(["red", "blue"]):
+            row = pq.read_table(write_own(tmp_path / "one.parquet")).to_pylist()[at]
+            user = "<image>\n<image>\nWhich colour does the second have? Answer in <answer></answer>."
+            prompt = [{"role": "system", "content": "use image_zoom_in_tool"}, {"role": "user", "content": user}]
+            images = [picture("white", 20), picture(colour, 200)]
+            reward_model = {"ground_truth": colour, "style": "model"}
+            row |= {"images": [{"bytes": image, "path": None} for image in images], "reward_model": reward_model}
+            rows.append({**{name: cell for name, cell in row.items() if name != "prompt"}, turns: prompt})
+            for number, image in enumerate(images):
+                (tmp_path / f"{at}-{number}.png").write_bytes(image)
+        path = tmp_path / f"own{suffix}"
+        bad = {**rows[0], "images": rows[0]["images"][:1]}
+        if suffix == ".parquet":
+            pq.write_table(pa.Table.from_pylist([*rows, bad]), path)
+        else:
+            lines = [{**row, "images": [f"{at}-0.png", f"{at}-1.png"]} for at, row in enumerate(rows)]
+            path.write_text("\n".join(map(json.dumps, [*lines, {**lines[0], "images": ["0-0.png"]}])))
+
+        def zooms(seen: Seen) -> str:
+            if seen.turn == 1:
+                box = list(seen.square(seen.images[1]))
+                return call(box).replace('"bbox_2d"', '"img_idx": 1, "bbox_2d"')
+            return answer(seen.colour(seen.images[-1]))
+
+        with serving(Script(zooms)) as script:
+            status, report = evaluate(tmp_path / "run", script, "--bench", path)
+            asked = len(script.seen)
+            assert evaluate(tmp_path / "run", script, "--bench", path)[1]["all"] == report["all"]
+        assert (status, report["all"]["accuracy"], report["all"]["answers"], asked) == (1, 1, 2, 4)
+        assert "1 images, and 2 <image> in the user turns" in str(report["bad_rows"])
+        record = json.loads((tmp_path / "run" / "answers.jsonl").read_text().splitlines()[0])
+        assert (record["zooms"][0]["image"], len(record["images"])) == (1, 3)
+
+    def test_turns_of_an_earlier_round_are_kept_and_the_reference_answer_is_not(self, tmp_path: Path) -> None:
+        row = pq.read_table(write_own(tmp_path / "one.parquet")).to_pylist()[0]
+        row["prompt"] = [
+            {"role": "user", "content": "<image>\nIs there a square?"},
+            {"role": "assistant", "content": "Yes."},
+            {"role": "user", "content": "Which colour? Answer in <answer></answer>."},
+            {"role": "assistant", "content": "<answer>red</answer>"},
+        ]
+        pq.write_table(pa.Table.from_pylist([row]), tmp_path / "own.parquet")
+        with serving(Script(lambda _: answer("red"))) as script:
+            evaluate(tmp_path / "run", script, "--bench", tmp_path / "own.parquet")
+        assert [turn["role"] for turn in script.seen[0].body["messages"]] == ["user", "assistant", "user"]
 
 
 class TestHelp:

@@ -76,7 +76,7 @@ class TestEvaluation:
     def test_orders_of_one_question_are_one_group_with_its_category_and_no_advantage(self, runs: Path) -> None:
         data = data_of(write_report(runs / "zoom"))
         assert [len(group["members"]) for group in data["groups"]] == [4] * 5
-        assert {group["category"] for group in data["groups"]} == {"single", "cross"}
+        assert {*(name for group in data["groups"] for name in group["categories"])} == {"single", "cross"}
         assert {one["advantage"] for one in data["trajectories"]} == {None}
         (run,) = data["evaluation"]["runs"]
         assert (run["blocks"]["all"]["accuracy"], run["blocks"]["all"]["chance"]) == (1, 0.25)

@@ -44,12 +44,14 @@ class Item:
         category: What accuracy is reported by.
         question: Without options and format instructions.
         reference: The right option, or the reference answer.
-        load: Returns the image in a form that `deepeyes.playing.pictures` takes; raises where there is none.
+        load: Returns the image in a form that `deepeyes.playing.pictures` takes, or a list of `pictures` images; raises
+            where there is none.
         options: The options, none for a free answer.
         right: Place of the right option.
         row: The dataset row, its images left out, where the benchmark is in this project's schema.
         kind: How an answer is read.
         targets: Boxes of what the question is about, where the benchmark has them.
+        pictures: Number of its images.
     """
 
     id: str
@@ -63,6 +65,7 @@ class Item:
     row: Mapping[str, Any] | None = None
     kind: Kind = Kind.CHOICE
     targets: tuple[Box, ...] = ()
+    pictures: int = 1
 
 
 @dataclass(frozen=True)
@@ -205,3 +208,9 @@ def orders(item: Item, how: str, seed: int, sample: int) -> list[tuple[int, ...]
     if how == "keep":
         return [tuple(places)]
     raise ValueError(f"how is {how!r}; expected shuffle, cycle or keep")
+
+
+def categories_of(record: Mapping[str, Any]) -> list[str]:
+    """Returns the categories of a question: one, but in POPE, where VLMEvalKit's file lists them with commas."""
+    given = str(record["category"])
+    return [name.strip() for name in given.split(",")] if record["kind"] == Kind.YESNO.value else [given]

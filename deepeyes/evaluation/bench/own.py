@@ -70,16 +70,15 @@ def _own_item(row: dict[str, Any], place: int, images: Callable[[], Any]) -> Ite
     source = text_of(row.get("data_source"), "data_source")
     prompt = row.get("prompt") or row.get("messages") or []
     users = [str(turn.get("content")) for turn in prompt if turn.get("role") == "user"]
-    if len(users) != 1 or users[0].count("<image>") != 1:
-        raise ValueError(
-            f"{len(users)} user turns with {''.join(users).count('<image>')} <image>; expected one of each"
-        )
+    tags = sum(user.count("<image>") for user in users)
+    if not tags:
+        raise ValueError(f"{len(users)} user turns without an <image>; expected one for each of the images")
 
-    def load() -> Any:
-        found = images() or []
-        if len(found) != 1:
-            raise ValueError(f"{len(found)} images; an evaluation takes exactly one")
-        return found[0]
+    def load() -> list[Any]:
+        found = list(images() or [])
+        if len(found) != tags:
+            raise ValueError(f"{len(found)} images, and {tags} <image> in the user turns; expected as many")
+        return found
 
-    name = f"{source}/{place}"
-    return Item(name, name, source, question, reference, load, row={**row, "prompt": prompt}, kind=Kind.OPEN)
+    name, own = f"{source}/{place}", {**row, "prompt": prompt}
+    return Item(name, name, source, question, reference, load, row=own, kind=Kind.OPEN, pictures=tags)

@@ -17,13 +17,13 @@ function explain(group) {
 
 function table(group) {
   const widths = ["26px", null, "54px", "60px", "114px"];
-  const head = ["#", "Answer", "Zooms", evaluation ? "Tokens" : "Reward", evaluation ? "Run" : "Advantage"].map((name, i) => make("th", {style: {width: widths[i] || "auto"}}, name));
+  const head = ["#", "Answer", "Zooms", evaluation ? "Tokens" : "Reward", evaluation ? evaluation.runs.length > 1 ? "Run" : "Read by" : "Advantage"].map((name, i) => make("th", {style: {width: widths[i] || "auto"}}, name));
   const rows = group.members.map((t, index) => {
     const {answer, num_zooms, score, advantage} = trajectories[t], verdict = judged(trajectories[t]);
     return make("tr", {className: t === selected ? "selected" : "", dataset: {t}, tabIndex: 0}, make("td", {}, String(index + 1)),
       make("td", {style: {color: verdict && `var(--${verdict})`}, title: answer || ""}, `${verdict ? verdict === "right" ? "✓ " : "✗ " : ""}${answer || "none"}`),
       make("td", {}, String(num_zooms)), make("td", {title: score.format < 0 ? "format error" : ""}, evaluation ? String((trajectories[t].tokens || [0, 0])[1]) : reward(score.total) + (score.format < 0 ? " !" : "")),
-      evaluation ? make("td", {title: trajectories[t].run}, trajectories[t].run) : make("td", {}, group.untrained ? "none" : advantage === null ? "?" : [advantageBar(advantage, group), number(advantage)]));
+      evaluation ? make("td", {title: trajectories[t].run}, evaluation.runs.length > 1 ? trajectories[t].run : trajectories[t].verdict.source) : make("td", {}, group.untrained ? "none" : advantage === null ? "?" : [advantageBar(advantage, group), number(advantage)]));
   });
   return make("div", {}, make("h3", {}, evaluation ? `${count(group.members.length, "answer")} to this question` : `Group: ${count(group.members.length, "generation")} of this prompt`),
     make("table", {}, make("thead", {}, make("tr", {}, head)), make("tbody", {}, rows)), explain(group));

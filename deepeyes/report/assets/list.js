@@ -9,7 +9,7 @@ function flip(group) {  // between the first two runs
   return a === null || b === null ? "in one run only" : a < b ? "B better" : a > b ? "A better" : a ? "both right" : "both wrong";
 }
 const FILTERS = {  // name: [label, value of a trajectory]
-  ...(evaluation ? {source: ["Category", t => groups[groupOf[t]].category]} : {
+  ...(evaluation ? {source: ["Category", t => groups[groupOf[t]].categories]} : {
     step: ["Step", t => groups[groupOf[t]].step],
     source: ["Source", t => groups[groupOf[t]].source],
   }),
@@ -29,7 +29,7 @@ let matching = [], shown = [], drawn = 0, selected = null, beside = false;
 function buildFilters() {
   for (const [name, [label, value]] of Object.entries(FILTERS)) {
     const counts = new Map();
-    trajectories.forEach((_, t) => counts.set(value(t), (counts.get(value(t)) || 0) + 1));
+    trajectories.forEach((_, t) => [value(t)].flat().forEach(one => counts.set(one, (counts.get(one) || 0) + 1)));
     counts.delete(null);
     const keys = [...counts.keys()].sort((a, b) => typeof a === "number" ? a - b : a < b ? -1 : 1);
     const select = make("select", {id: `filter-${name}`, disabled: !keys.length}, make("option", {value: ""}, "all"),
@@ -69,7 +69,7 @@ function refresh(select) {
     const value = SORTS[sorted.replace("-", "")][1], sign = sorted.startsWith("-") ? -1 : 1;
     places.sort((a, b) => sign * ((value(a) ?? 0) - (value(b) ?? 0)) || a - b);
   }
-  matching = places.filter(t => wanted.every(([chosen, value]) => String(value(t)) === chosen) && (!text || holds(t)));
+  matching = places.filter(t => wanted.every(([chosen, value]) => [value(t)].flat().map(String).includes(chosen)) && (!text || holds(t)));
   shown = [...new Set(matching.map(t => groupOf[t]))];
   $("count").textContent = `${matching.length.toLocaleString("en")} of ${count(trajectories.length, "trajectory").replace("trajectorys", "trajectories")}`;
   drawn = 0;
@@ -86,7 +86,7 @@ function grow() {  // the list is drawn as far as one scrolls
     const chips = group.members.filter(t => visible.has(t)).map(t => {
       const {score, num_zooms} = trajectories[t];
       const name = `chip ${judged(trajectories[t])}${num_zooms ? " zoomed" : ""}${score.format < 0 ? " format-error" : ""}${t === selected ? " selected" : ""}`;
-      return make("button", {className: name, dataset: {t}}, evaluation ? bdi(trajectories[t].picked || (trajectories[t].answer || "–").slice(0, 8)) : reward(score.total));
+      return make("button", {className: name, dataset: {t}}, evaluation ? bdi(trajectories[t].picked || short(trajectories[t].answer || "–")) : reward(score.total));
     });
     $("list").append(make("div", {className: `group${place === groupOf[selected] ? " current" : ""}`, dataset: {group: place}},
       make("span", {className: "head"}, heading(group)), make("span", {className: "question", title: group.question}, group.question), make("div", {className: "chips"}, chips)));
@@ -95,7 +95,8 @@ function grow() {  // the list is drawn as far as one scrolls
   if (!shown.length) $("list").append(make("p", {className: "empty"}, trajectories.length ? "Nothing matches these filters." : "No trajectories were recorded."));
 }
 
-const heading = group => [evaluation ? group.category : `Step ${group.step}`, evaluation ? null : group.source, group.row === null ? null : `row ${group.row}`, group.untrained ? UNTRAINED[group.untrained][0] : null].filter(part => part !== null).join(" · ");
+const short = text => text.length > 9 ? `${text.slice(0, 8)}…` : text;
+const heading = group => [evaluation ? group.categories.join(", ") : `Step ${group.step}`, evaluation ? null : group.source, group.row === null ? null : `row ${group.row}`, group.untrained ? UNTRAINED[group.untrained][0] : null].filter(part => part !== null).join(" · ");
 
 function move(sign) {
   if (!matching.length) return;

@@ -75,14 +75,19 @@ function interval(block) {
   return bar;
 }
 
+const YES_NO = [["F1 %", "f1"], ["Precision %", "precision"], ["Recall %", "recall"], ["Yes %", "yes"]];
+
 function drawAccuracy() {
-  const head = ["Category", "Run", "Questions", "Accuracy %", "95 % interval", "", "Zooms", "No answer"];
+  const extra = evaluation.runs.some(run => Object.values(run.blocks).some(block => block.yes_no)) ? YES_NO : [];
+  const head = ["Category", ...(evaluation.runs.length > 1 ? ["Run"] : []), "Questions", "Accuracy %", "95 % interval", "", ...extra.map(([name]) => name), "Zooms an answer", "No answer"];
+  const chance = evaluation.runs.some(run => Object.values(run.blocks).some(block => block.chance));
   const rows = evaluation.categories.flatMap(name => evaluation.runs.filter(run => run.blocks[name]).map((run, i) => {
-    const block = run.blocks[name];
-    return make("tr", {}, [i ? "" : name, run.name, String(block.questions), percent(block.accuracy), `${percent(block.low)} – ${percent(block.high)}`].map(cell => make("td", {title: cell}, cell)),
-      make("td", {}, interval(block)), make("td", {}, (block.zooms / block.answers).toFixed(2)), make("td", {}, String(block.no_answer)));
+    const block = run.blocks[name], of = evaluation.runs.length > 1 ? [run.name] : [];
+    return make("tr", {className: name === "all" ? "total" : ""}, [i ? "" : name, ...of, String(block.questions), percent(block.accuracy), `${percent(block.low)} – ${percent(block.high)}`].map(cell => make("td", {}, cell)),
+      make("td", {className: "wide-cell"}, interval(block)), extra.map(([, part]) => make("td", {}, block.yes_no ? percent(block.yes_no[part]) : "")),
+      make("td", {}, (block.zooms / block.answers).toFixed(2)), make("td", {}, String(block.no_answer)));
   }));
-  $("curves").append(make("div", {id: "accuracy", className: "card"}, make("h3", {}, "Accuracy by category; the red line is chance"),
+  $("curves").append(make("div", {id: "accuracy", className: "card"}, make("h3", {}, `Accuracy by category${chance ? "; the red line is chance" : ""}`),
     evaluation.faults.map(fault => make("p", {className: "fault"}, fault)),
-    make("table", {}, make("thead", {}, make("tr", {}, head.map(name => make("th", {}, name)))), make("tbody", {}, rows))));
+    make("div", {className: "scroll"}, make("table", {}, make("thead", {}, make("tr", {}, head.map(name => make("th", {}, name)))), make("tbody", {}, rows)))));
 }

@@ -25,7 +25,7 @@ function columns(t, group) {
   const prompt = make("details", {className: "prompt"}, make("summary", {}, "Prompt"), data.prompts[group.prompt].map(message =>
     make("div", {className: "turn"}, make("h3", {}, message.role), text(typeof message.content === "string" ? message.content : JSON.stringify(message.content)))));
   return make("div", {className: "columns"}, left,
-    make("div", {}, card(...(evaluation ? [make("h3", {}, "Answer"), choices(trajectory)] : [make("h3", {}, "Reward"), sum(trajectory)]), facts(trajectory, group)), card(prompt, ...turns(trajectory))));
+    make("div", {}, card(...(evaluation ? [make("h3", {}, trajectory.options && trajectory.options.length ? "Options" : "Reference"), choices(trajectory)] : [make("h3", {}, "Reward"), sum(trajectory)]), facts(trajectory, group)), card(prompt, ...turns(trajectory))));
 }
 
 function picture(place, least) {
@@ -52,7 +52,7 @@ function views(trajectory, group, least) {
     });
     if (index === 0 && width && trajectory.targets) for (const [x1, y1, x2, y2] of trajectory.targets) {
       const [W, H] = trajectory.original_size;
-      boxes.push(make("div", {className: "target", title: `target ${JSON.stringify([x1, y1, x2, y2])}`, style: {left: `${100 * x1 / W}%`, top: `${100 * y1 / H}%`, width: `${100 * (x2 - x1) / W}%`, height: `${100 * (y2 - y1) / H}%`}}, make("i", {}, "target")));
+      boxes.push(make("div", {className: x1 + x2 > W ? "target right-half" : "target", title: `target ${JSON.stringify([x1, y1, x2, y2])}`, style: {left: `${100 * x1 / W}%`, top: `${100 * y1 / H}%`, width: `${100 * (x2 - x1) / W}%`, height: `${100 * (y2 - y1) / H}%`}}, make("i", {}, "target")));
     }
     const caption = `${width} × ${height} px` + (size[0] !== width ? `, scaled from the original of ${size.join(" × ")}` : "") + (inside[0] !== width ? `; in this page ${inside.join(" × ")}` : "");
     return make("div", {}, make("div", {className: "view"}, picture(place, least), boxes), make("div", {className: "small"}, caption));
@@ -70,10 +70,10 @@ function sum({score, weights}) {
 }
 
 function choices({options, right, picked, reference}) {
-  if (!options || !options.length) return make("p", {}, "Reference: ", bdi(reference || "not recorded"));
+  if (!options || !options.length) return make("p", {}, bdi(reference || "not recorded"));
   return make("ul", {className: "options"}, options.map((option, i) => {
     const letter = String.fromCharCode(65 + i);
-    return make("li", {className: `option${i === right ? " right-one" : ""}${letter === picked ? " picked" : ""}`}, `${letter}. ${option}`);
+    return make("li", {className: `option${i === right ? " right-one" : " wrong-one"}${letter === picked ? " picked" : ""}`}, `${letter}. ${option}`);
   }));
 }
 
