@@ -43,6 +43,8 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     options = parser.parse_args(arguments)
     if options.url is None and not options.dry_run:
         parser.error("the following arguments are required: --url")
+    if options.url is not None and not options.url.startswith(("http://", "https://")):
+        parser.error(f"--url {options.url}: expected a base URL, as http://127.0.0.1:8000/v1")
     options.protocol = options.protocol or ("paper" if options.bench.lower() in KNOWN else "training")
     return options
 

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from deepeyes.evaluation.jobs import Asking, Job
     from deepeyes.playing.pictures import Picture, Viewer
 
-IN_FLIGHT_BYTES = 1 << 30  # of pictures and requests; an 8K picture takes about 60 MB, one of V*Bench 14 MB
+IN_FLIGHT_BYTES = 1 << 30  # of pictures and requests; an 8K picture takes about 80 MB, one of V*Bench 20 MB
 
 
 @dataclass
@@ -182,7 +182,7 @@ class Run:
         begun = time.monotonic()
         played = await self.player.play(Start(messages, row, pictures, self.asking.options(job)))
         seconds = time.monotonic() - begun
-        names = await asyncio.to_thread(save_images, self.journal.directory / "images", played.images)
+        names = await asyncio.to_thread(self._save, played.images, pictures[0].size)
         return {
             "id": job.id,
             "group": job.item.group,
@@ -209,6 +209,11 @@ class Run:
             "shrunk": any(picture.shrunk for picture in pictures),
             "images": names,
         }
+
+    def _save(self, images: Sequence[str], size: tuple[int, int]) -> list[str]:
+        """Writes the images of a trajectory, which decodes large ones."""
+        with self.viewer.decoding(size):
+            return save_images(self.journal.directory / "images", images)
 
 
 @dataclass(frozen=True)

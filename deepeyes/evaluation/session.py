@@ -26,6 +26,7 @@ from deepeyes.judging.judge import Judge
 from deepeyes.playing.check import check_view
 from deepeyes.playing.endpoint import Access, Endpoint, EndpointError, RefusedError
 from deepeyes.playing.families import FAMILIES, Family, family_of
+from deepeyes.playing.memory import give_back_large_blocks
 from deepeyes.playing.pictures import Viewer
 from deepeyes.playing.player import Player
 from deepeyes.playing.prompts import Prompt, own_prompt, prompt_from
@@ -185,6 +186,7 @@ async def evaluate(options: argparse.Namespace, bench: Bench, settings: Settings
     Returns:
         The exit status.
     """
+    give_back_large_blocks()
     access = Access(
         url=options.url,
         api_key=os.environ.get("OPENAI_API_KEY") or "EMPTY",

@@ -16,7 +16,7 @@ import math
 import os
 import threading
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -43,8 +43,9 @@ MAX_RATIO = 200  # longer side / shorter side of an image; qwen_vl_utils refuses
 DOWNLOAD_TIMEOUT = 20.0  # seconds, as swift's
 THREADS = min(8, os.cpu_count() or 1)  # Pillow releases the GIL while it decodes, scales and encodes
 STORE_BYTES = 256 << 20  # pictures that are kept for another trajectory over the same image
-DECODED_BYTES = 512 << 20  # decoded at a time; an image of 33 megapixels (8K) takes 133 MB, its view 51 MB
+DECODED_BYTES = 768 << 20  # decoded at a time; an image of 33 megapixels (8K) takes 270 MB until its view is made
 WIRE_BYTES = 2  # of a pixel of a view, in base64; photographs take 1.5 to 3
+ON_THE_WAY = 3  # times that a view is in memory while it is sent: itself, in the request, and in the socket's buffer
 
 
 def fit_view(width: int, height: int, family: Family, max_pixels: int) -> tuple[int, int]:
@@ -172,7 +173,11 @@ class Viewer:
             width, height = self.head(encoded).size
         except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
             return len(encoded)
-        return len(encoded) + 2 * WIRE_BYTES * width * height
+        return len(encoded) + ON_THE_WAY * WIRE_BYTES * width * height
+
+    def decoding(self, size: tuple[int, int]) -> AbstractContextManager[None]:
+        """Holds what an image of `size` takes while it is decoded: waits in a thread until there is room for it."""
+        return self._decoding.held(8 * size[0] * size[1])  # as it is decoded, and in RGB
 
     def head(self, encoded: bytes) -> Picture:
         """Returns the picture of an image without its pixels: what its head says.
@@ -230,7 +235,7 @@ class Viewer:
     def _make(self, source: Any) -> tuple[Picture, int]:
         picture = self.head(read_image(source))
         (width, height), size = picture.original, picture.size
-        with self._decoding.held(4 * (width * height + size[0] * size[1])):
+        with self._decoding.held(4 * (width * height + size[0] * height + size[0] * size[1])):  # scaled in two passes
             picture = replace(picture, uri=to_data_uri(_decode(picture.encoded).resize(size)))
         return picture, picture.nbytes
 

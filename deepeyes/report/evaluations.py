@@ -52,15 +52,15 @@ def read_evaluations(folders: Sequence[Path]) -> tuple[list[Record], dict[str, A
         runs.append(
             {"name": name, "blocks": {key: {part: block.get(part) for part in SHOWN} for key, block in blocks.items()}}
         )
-        prefix = f"{name}: " if len(folders) > 1 else ""
+        letter = name.partition(":")[0]
+        prefix = f"{letter}: " if len(folders) > 1 else ""
         faults += [prefix + fault for fault in summary.get("faults", ())]
         settings = ", ".join(f"{key.replace('_', ' ')} {_word(summary[key])}" for key in NOTED if key in summary)
         for note in (f"{summary['bench']}, {summary['model']}, {settings}", *summary["notes"]):
-            told.setdefault(note, []).append(name)
+            told.setdefault(note, []).append(letter)
         played = read_traces(folder)
         records += [{**record, "group": record["question_group"], "run_name": name} for record in played]
-    common = len(folders)
-    notes = [note if len(names) == common else f"{' and '.join(names)}: {note}" for note, names in told.items()]
+    notes = [note if len(of) == len(folders) else f"{' and '.join(of)}: {note}" for note, of in told.items()]
     order = {group: place for place, group in enumerate(dict.fromkeys(record["group"] for record in records))}
     records.sort(key=lambda record: order[record["group"]])
     names = sorted({name for run in runs for name in run["blocks"]}, key=lambda name: (name == "all", name))

@@ -156,6 +156,8 @@ def _training_page(run_dir: Path, found: dict[str, Path], others: list[Path], li
     curves = make_curves(log, records)
     for folder in others:
         other = find_run(folder)
+        if "trace" in other and read_summary(other["trace"]) is not None:
+            raise ReportError(f"{folder} holds an evaluation; a training is shown over trainings only")
         other_log, other_records, _ = _read_training(folder, other)
         overlay(curves, make_curves(other_log, other_records), folder.name)
     if others:

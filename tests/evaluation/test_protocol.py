@@ -6,6 +6,7 @@ import json
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pytest
 from eval_world import Script, Seen, always_a, answer, call, evaluate, perfect, serving
 from PIL import Image
 
@@ -15,8 +16,6 @@ from deepeyes.playing.families import FAMILIES
 
 if TYPE_CHECKING:
     from pathlib import Path
-
-    import pytest
 
 SIDE = 7168  # pixels: twice the side of the largest view, so that stripes a pixel wide are averaged away
 CARD = (3000, 3000, 3200, 3200)
@@ -109,6 +108,13 @@ class TestTraining:
         words = ["--bench", "vstar", "--data", str(vstar), "--url", "http://127.0.0.1:9/v1", "--model", "m"]
         assert cli.main(words) == 2
         assert "DEEPEYES_RULES='strict'" in capsys.readouterr().err
+
+
+class TestUrl:
+    def test_url_without_its_scheme_is_wrong_usage(self, vstar: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        with pytest.raises(SystemExit):
+            cli.main(["--bench", "vstar", "--data", str(vstar), "--url", "127.0.0.1:8000/v1"])
+        assert "expected a base URL, as http://127.0.0.1:8000/v1" in capsys.readouterr().err
 
 
 class TestDryRun:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import io
 import json
 import re
@@ -12,7 +13,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from eval_world import Script, always_a, evaluate, hrbench_rows, perfect, serving, write_tsv, write_vstar
+from eval_world import (
+    Script,
+    always_a,
+    answer,
+    evaluate,
+    hrbench_rows,
+    perfect,
+    picture,
+    serving,
+    write_tsv,
+    write_vstar,
+)
 from PIL import Image
 from tab import Tab
 from trace_maker import LOG, Generation, Prompt, flush, log, record
@@ -41,10 +53,16 @@ def data_of(page: Path) -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two evaluations of HR-Bench, with the tool and always A, and one of V*Bench."""
+    """Two evaluations of HR-Bench, with the tool and always A, one of V*Bench and one of POPE."""
     folder = tmp_path_factory.mktemp("runs")
     write_tsv(folder / "hr_bench_4k.tsv", hrbench_rows())
     write_vstar(folder / "vstar")
+    image = base64.b64encode(picture("red", 40)).decode()
+    rows = [
+        {"index": "0", "question": "Is there a square?", "answer": "Yes", "category": "adversarial,popular,random"},
+        {"index": "1", "question": "Is there a dog?", "answer": "No", "category": "random"},
+    ]
+    write_tsv(folder / "POPE.tsv", [{**row, "image": image} for row in rows])
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("DEEPEYES_JUDGE", "rule")
         with serving(Script(perfect)) as script:
@@ -52,6 +70,8 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
             evaluate(folder / "star", script, "--bench", "vstar", "--data", folder / "vstar")
             script.policy = always_a
             evaluate(folder / "plain", script, "--bench", "hrbench4k", "--data", folder, "--no-tool")
+            script.policy = lambda _: answer("yes")
+            evaluate(folder / "pope", script, "--bench", "pope", "--data", folder)
     return folder
 
 
@@ -90,6 +110,8 @@ class TestEvaluation:
     def test_training_is_not_shown_over_an_evaluation(self, runs: Path, tmp_path: Path) -> None:
         with pytest.raises(ReportError, match="shown over evaluations only"):
             write_report(runs / "zoom", tmp_path / "x.html", others=[training(tmp_path / "run")])
+        with pytest.raises(ReportError, match="shown over trainings only"):
+            write_report(tmp_path / "run", tmp_path / "x.html", others=[runs / "zoom"])
 
     @needs_chromium
     def test_page_has_accuracies_and_no_steps(self, runs: Path, tab: Tab) -> None:
@@ -99,6 +121,30 @@ class TestEvaluation:
         assert "Step 1" not in shown
         assert "dvantage" not in shown
         assert tab.page.locator(".target").count() == 1
+        assert tab.errors == []
+
+    @needs_chromium
+    def test_two_runs_have_their_names_and_a_phone_scrolls_the_table_alone(
+        self, runs: Path, tab: Tab, tmp_path: Path
+    ) -> None:
+        page = write_report(runs / "plain", tmp_path / "two.html", others=[runs / "zoom"])
+        tab.open(page, width=390)
+        assert tab.evaluate("document.documentElement.scrollWidth") == 390
+        assert tab.page.locator("#accuracy td.run-cell").all_inner_texts()[:2] == ["A: plain", "B: zoom"]
+        assert "A and B" not in tab.page.inner_text("#notes")
+
+    @needs_chromium
+    def test_pope_has_its_own_figures_and_a_filter_for_each_category(
+        self, runs: Path, tab: Tab, tmp_path: Path
+    ) -> None:
+        tab.open(write_report(runs / "pope", tmp_path / "pope.html"))
+        head, *lines = tab.page.locator("#accuracy tr").all_inner_texts()
+        assert "F1 %\tPrecision %\tRecall %\tYes %" in head
+        assert "66.7\t50.0\t100.0\t100.0" in next(line for line in lines if line.startswith("random"))
+        options = tab.page.locator("#filter-source option").all_inner_texts()
+        assert options == ["all", "adversarial (1)", "popular (1)", "random (2)"]
+        tab.page.select_option("#filter-source", "popular")
+        assert "1 of 2" in tab.page.inner_text("#count")
         assert tab.errors == []
 
     @needs_chromium

@@ -82,8 +82,8 @@ function drawAccuracy() {
   const head = ["Category", ...(evaluation.runs.length > 1 ? ["Run"] : []), "Questions", "Accuracy %", "95 % interval", "", ...extra.map(([name]) => name), "Zooms an answer", "No answer"];
   const chance = evaluation.runs.some(run => Object.values(run.blocks).some(block => block.chance));
   const rows = evaluation.categories.flatMap(name => evaluation.runs.filter(run => run.blocks[name]).map((run, i) => {
-    const block = run.blocks[name], of = evaluation.runs.length > 1 ? [run.name] : [];
-    return make("tr", {className: name === "all" ? "total" : ""}, [i ? "" : name, ...of, String(block.questions), percent(block.accuracy), `${percent(block.low)} – ${percent(block.high)}`].map(cell => make("td", {}, cell)),
+    const block = run.blocks[name], of = evaluation.runs.length > 1 ? [make("td", {className: "run-cell", title: run.name}, run.name)] : [];
+    return make("tr", {className: name === "all" ? "total" : ""}, make("td", {}, i ? "" : name), of, [String(block.questions), percent(block.accuracy), `${percent(block.low)} – ${percent(block.high)}`].map(cell => make("td", {}, cell)),
       make("td", {className: "wide-cell"}, interval(block)), extra.map(([, part]) => make("td", {}, block.yes_no ? percent(block.yes_no[part]) : "")),
       make("td", {}, (block.zooms / block.answers).toFixed(2)), make("td", {}, String(block.no_answer)));
   }));
