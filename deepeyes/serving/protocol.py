@@ -11,7 +11,7 @@ from __future__ import annotations
 import difflib
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from deepeyes.serving.errors import ApiError, refused
 
@@ -133,6 +133,12 @@ class ChatRequest(_Model):
     tools: list[dict[str, Any]] | None = None
     deepeyes: Extension = Extension()
 
+    @model_validator(mode="before")
+    @classmethod
+    def _null_is_left_out(cls, value: Any) -> Any:
+        """Takes a field of null for one that is not there, as OpenAI does."""
+        return {name: field for name, field in value.items() if field is not None} if isinstance(value, dict) else value
+
     @property
     def budget(self) -> int | None:
         """The most tokens of the whole answer, all its turns together; None where the request names none."""
@@ -150,7 +156,7 @@ class ChatRequest(_Model):
         extra = self.model_extra or {}
         return {
             **({"tools": self.tools} if self.tools else {}),
-            **{name: value for name, value in extra.items() if name in PASSED_ON and value is not None},
+            **{name: value for name, value in extra.items() if name in PASSED_ON},
         }
 
     @property
@@ -186,7 +192,7 @@ def read_request(body: bytes, *, choices: int, images: int) -> ChatRequest:
     except ValidationError as error:
         raise _explain(error) from None
     for name, value in (request.model_extra or {}).items():
-        if value is None or value is False or name in PASSED_ON or name in IGNORED:
+        if value is False or name in PASSED_ON or name in IGNORED:
             continue
         if name in REFUSED:
             raise refused(f"{name!r} is not served: {REFUSED[name]}", name, "unsupported_parameter")

@@ -168,6 +168,12 @@ class TestFields:
         assert sent["chat_template_kwargs"] == {"enable_thinking": True}
         assert not {"user", "metadata", "deepeyes", "n", "logprobs"} & set(sent)
 
+    def test_null_is_as_if_the_field_were_not_there(self, world: World) -> None:
+        world.says("<answer>x</answer>")
+        fields = ("n", "stream", "stop", "seed", "max_tokens", "response_format", "logprobs", "tools", "deepeyes")
+        assert world.choice(**dict.fromkeys(fields))["message"]["content"] == "x"
+        assert not set(fields) & set(world.bodies[0]) - {"stream", "max_tokens"}
+
     def test_n_gives_answers_with_seeds_of_their_own(self, world: World) -> None:
         world.acts(lambda asked: f"<answer>{asked.body['seed']}</answer>")
         choices = world.post(n=3, seed=7).json()
