@@ -2,8 +2,10 @@
 
     python tests/serving/soak.py SECONDS AT_ONCE
 
-The server is a process of its own. Every request carries a picture of its own colour and a number; a right answer names
-both. One call in five of the model fails: with a status, in the middle, or because there are too many.
+The server is a process of its own. Every request carries a number of its own and a picture of one of many colours; a
+right answer names both. The colours come again, so that what the server keeps of pictures is full early, and memory
+that still grows is a leak. One call in five of the model fails: with a status, in the middle, or because there are too
+many.
 """
 
 from __future__ import annotations
@@ -29,10 +31,11 @@ from serve_world import Asked, Script, Turn, ask, call, plain_picture, playing  
 
 FAULTS = 0.2  # of the model's turns
 MEGABYTE = 1 << 20
+COLOURS = 64
 
 
 def colour_of(number: int) -> tuple[int, int, int]:
-    return number % 256, number // 256 % 256, 77
+    return 4 * (number % COLOURS), 255 - 3 * (number % COLOURS), 77
 
 
 def policy(asked: Asked) -> Turn | str:
