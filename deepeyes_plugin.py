@@ -40,13 +40,13 @@ except ImportError:  # ms-swift 3
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))  # swift does so too, but not in every worker that it spawns
 
+from deepeyes import lengths
 from deepeyes.environment import read_settings
 from deepeyes.family import media_tokens, response_prefix, shared_end
 from deepeyes.images.encoding import is_url, to_data_uri
 from deepeyes.images.processor import ImageProcessor
 from deepeyes.judging.ahead import Ahead
 from deepeyes.judging.judge import judge_of_process
-from deepeyes.lengths import TOO_LONG_ADVICE, ForgivingEngine, engine_length, prompt_length
 from deepeyes.log import logger
 from deepeyes.rows import has_columns, row_name
 from deepeyes.scoring import Scored, score_batch
@@ -197,10 +197,10 @@ class DeepEyesScheduler(swift_multi_turn.MultiTurnScheduler):  # type: ignore[mi
         self._eos_id = getattr(tokenizer, "eos_token_id", None)
         self._pad_id = getattr(tokenizer, "pad_token_id", self._eos_id)
         self._shared_end = shared_end(template, tokenizer)
-        self._limit = None if self._in_server or tokenizer is None else engine_length()
+        self._limit = None if self._in_server or tokenizer is None else lengths.engine_length()
         self._told_of_columns = False
         if self._in_server:
-            self.infer_engine = ForgivingEngine(engine, self._end)
+            self.infer_engine = lengths.ForgivingEngine(engine, self._end)
 
     # What swift calls, in this order.
 
@@ -223,6 +223,8 @@ class DeepEyesScheduler(swift_multi_turn.MultiTurnScheduler):  # type: ignore[mi
 
     async def on_trajectory_start(self, requests: Sequence[Any]) -> None:
         """Decodes and scales the images of new trajectories, off the event loop and in parallel."""
+        if not self._in_server and self._template is not None:  # a trainer has its engine by now
+            lengths.guard_own_engines(self._length, self._end, protocol.RolloutOutput)
         await asyncio.gather(*[self._look(request) for request in requests])
 
     async def on_turn_end(self, infer_request: Any, response_choice: Any, current_turn: int) -> dict[str, Any]:
@@ -331,6 +333,7 @@ class DeepEyesScheduler(swift_multi_turn.MultiTurnScheduler):  # type: ignore[mi
         choice.message.content = (choice.message.content or "").encode("utf-8", "replace").decode("utf-8")
         prefix = response_prefix(self._template, getattr(request, "chat_template_kwargs", None))
         progress.turns.append(with_prefix(choice.message.content, prefix))
+        progress.cut = getattr(choice, "cut", False)
         last = request.messages[-1]
         if last["role"] == "assistant" and isinstance(last["content"], str):
             last["content"] = self._media.inert(choice.message.content)
@@ -345,6 +348,9 @@ class DeepEyesScheduler(swift_multi_turn.MultiTurnScheduler):  # type: ignore[mi
                 choice.logprobs["content"] = kept
         if progress.cut:
             progress.masked = list(range(len(tokens)))
+            if turn == 1:  # a trainer would encode it whole, and may die of it
+                request.messages[:] = [{"role": "user", "content": lengths.LEFT_OUT}, request.messages[-1]]
+                progress.views, request.images = [], []
         return progress.turns[-1]
 
     def _told(self, request: Any) -> str | None:
@@ -366,34 +372,25 @@ class DeepEyesScheduler(swift_multi_turn.MultiTurnScheduler):  # type: ignore[mi
 
     def _outgrows(self, request: Any, progress: Progress) -> bool:
         """Tells whether the next prompt would be beyond what the trainer's own engine takes."""
-        if self._limit is None or progress.prepared is None:
+        if self._limit is None:
             return False
-        views = [view.image.size if view else (0, 0) for view in progress.views or []]
-        zooms = [zoom for zoom in [*progress.zooms, progress.prepared.zoom] if zoom["box"]]
-        sizes = [*views, *(views[zoom["image"]] for zoom in zooms)]  # no crop has more tokens than its view
-        texts = [str(message["content"]) for message in request.messages] + [progress.prepared.text]
-        length = prompt_length(texts, sizes, self.tokenizer, self._processor.token)
+        length = lengths.next_prompt_length(request.messages, progress, self.tokenizer, self._processor.token)
         if length >= self._limit:
             logger.warning(
                 "%s: ends after turn %d: the next prompt of about %d tokens is beyond the %d of the model; %s",
-                *(row_name(_row(request)), len(progress.turns), length, self._limit, TOO_LONG_ADVICE),
+                *(row_name(_row(request)), len(progress.turns), length, self._limit, lengths.TOO_LONG_ADVICE),
             )
         return length >= self._limit
 
+    def _length(self, request: Any) -> int:
+        """Estimates the tokens of a prompt from above; 0 for one to another model, as of rewards."""
+        ours = isinstance(request, protocol.RolloutInferRequest)
+        return lengths.request_length(request, self._processor, self._pool, self.tokenizer) if ours else 0
+
     def _end(self, request: Any, error: BaseException) -> Any:
         """Makes the reply that ends a trajectory whose prompt is beyond the model's length: one token without loss."""
-        _progress(request).cut = True
-        logger.warning("%s: ends here: %.200s; %s", row_name(_row(request)), error, TOO_LONG_ADVICE)
-        message = protocol.ChatMessage(role="assistant", content="")
-        kind = getattr(protocol, "RolloutResponseChoice", protocol.ChatCompletionResponseChoice)
-        choice = kind(
-            index=0,
-            message=message,
-            finish_reason="length",
-            token_ids=[] if self._eos_id is None else [self._eos_id],
-            logprobs={"content": []},
-        )
-        return protocol.ChatCompletionResponse(model="none", choices=[choice], usage=protocol.UsageInfo(0, 0, 0))
+        logger.warning("%s: ends here: %.200s; %s", row_name(_row(request)), error, lengths.TOO_LONG_ADVICE)
+        return lengths.ending(protocol, self._eos_id)
 
     def _infos(self, request: Any, progress: Progress) -> dict[str, Any]:
         infos = progress.infos()

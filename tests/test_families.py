@@ -23,8 +23,8 @@ from swift.rlhf_trainers.utils import encode_sample
 from swift.rollout.agent_loop import run_multi_turn
 from swift.template import get_template
 from swift_env import ROOT
-from swift_fakes import INSTRUCTION, Engine, jpeg
-from tiny_families import FAMILIES, write_checkpoint
+from swift_fakes import Engine, jpeg
+from tiny_families import BOX, FAMILIES, row_of, turns_of, write_checkpoint
 
 from deepeyes.calls import ToolCall
 from deepeyes.family import media_tokens
@@ -36,20 +36,7 @@ from deepeyes_plugin import DeepEyesScheduler
 if TYPE_CHECKING:
     from pathlib import Path
 
-ANSWER = "<think>I see</think><answer>red</answer>"
-BOX = (100, 200, 600, 700)  # inside the picture in either frame
-CALLS = {
-    "JSON": '{"name": "image_zoom_in_tool", "arguments": {"bbox_2d": [100, 200, 600, 700]}}',
-    "XML": "<function=image_zoom_in_tool>\n<parameter=bbox_2d>\n[100, 200, 600, 700]\n</parameter>\n</function>",
-    "pairs": "image_zoom_in_tool\n<arg_key>bbox_2d</arg_key>\n<arg_value>[100, 200, 600, 700]</arg_value>",
-}
-FORMS = {"Qwen3.5": "XML", "GLM-4.1V": "pairs", "GLM-4.5V": "pairs"}
 PICTURE = jpeg(840, 756)
-
-
-def turns_of(name: str) -> list[str]:
-    """What a model of the family writes, in its own form."""
-    return [f"<think>look</think>\n<tool_call>\n{CALLS[FORMS.get(name, 'JSON')]}\n</tool_call>", ANSWER]
 
 
 @pytest.fixture(scope="module", params=FAMILIES)
@@ -87,20 +74,9 @@ class Sampler(Engine):
         return response
 
 
-def row() -> dict[str, Any]:
-    return {
-        "messages": [{"role": "user", "content": f"<image>\nColour?{INSTRUCTION}"}],
-        "images": [PICTURE],
-        "data_source": "vstar",
-        "env_name": "visual_toolbox_v2",
-        "extra_info": {"question": "Colour?", "index": "0"},
-        "request_id": "one",
-    }
-
-
 def play(template: Any, engine: Sampler, way: str) -> Any:
     """Plays a trajectory behind a server or in a trainer; what a server gives travels as JSON."""
-    one = OnPolicySample.from_row(row()).to_infer_request(include_extra=True)
+    one = OnPolicySample.from_row(row_of(PICTURE)).to_infer_request(include_extra=True)
     if way == "server":
         scheduler = DeepEyesScheduler(infer_engine=engine, max_turns=4)
         output = asyncio.run(scheduler.run(one, RequestConfig()))
@@ -146,7 +122,7 @@ class TestTokens:
         assert (infos["num_zooms"], infos["num_zoom_errors"]) == (1, 0)
         assert infos["zooms"][0]["bbox_2d"] == list(BOX)
         assert [turn.endswith(text) for turn, text in zip(infos["turns"], turns_of(name), strict=True)] == [True] * 2
-        sample = OnPolicySample.from_row(row())
+        sample = OnPolicySample.from_row(row_of(PICTURE))
         sample.apply_rollout_output(rollout_output=output)
         template.set_mode("train")
         encoded = encode_sample(sample, template)
@@ -188,7 +164,7 @@ class TestStep:
         data = tmp_path / "rows.jsonl"
         image = tmp_path / "image.jpg"
         image.write_bytes(base64.b64decode(jpeg(168, 140)))
-        line = {**row(), "images": [str(image)], "reward_model": {"ground_truth": "red"}}
+        line = {**row_of(str(image)), "reward_model": {"ground_truth": "red"}}
         data.write_text("".join(json.dumps(line) + "\n" for _ in range(2)))
         command = [
             *(sys.executable, "-m", "swift.cli.rlhf", "--rlhf_type", "grpo", "--model", model),

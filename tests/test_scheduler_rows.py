@@ -22,7 +22,7 @@ from swift_fakes import call, jpeg, load_template, request
 import deepeyes_plugin as plugin
 from deepeyes.calls import ZOOM_ERRORS
 from deepeyes.family import MediaTokens, frame_of, media_tokens, response_prefix, token_side
-from deepeyes.lengths import ForgivingEngine, engine_length, is_too_long, prompt_length
+from deepeyes.lengths import LEFT_OUT, ForgivingEngine, engine_length, is_too_long, prompt_length
 from deepeyes.log import logger
 from deepeyes.rows import has_tool
 from deepeyes.scoring import score_batch
@@ -227,7 +227,8 @@ class TestLength:
         output = asyncio.run(scheduler.run(request(jpeg(420, 336)), RequestConfig()))
         assert output.rollout_infos["turns"] == [""]
         assert output.response_loss_mask == [[0]]
-        assert len(output.rollout_infos["images"]) == 1
+        assert output.rollout_infos["images"] == []
+        assert output.messages == [{"role": "user", "content": LEFT_OUT}, {"role": "assistant", "content": ""}]
 
     def test_other_errors_of_the_engine_end_the_run(self, template: Any, monkeypatch: pytest.MonkeyPatch) -> None:
         lab = Lab(template, "server")
@@ -243,7 +244,7 @@ class TestLength:
     def test_trainer_ends_before_the_prompt_that_its_engine_would_die_of(
         self, template: Any, log: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(plugin, "engine_length", lambda: 620)
+        monkeypatch.setattr(plugin.lengths, "engine_length", lambda: 620)
         (output,) = Lab(template, "trainer").run([request(jpeg(420, 336))], [zoom()])
         turns = output.rollout_infos["num_turns"]
         assert 1 < turns < 6

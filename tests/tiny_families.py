@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 import transformers
+from swift_fakes import INSTRUCTION
 from transformers import AutoTokenizer
 
 from deepeyes.tiny_model.tokenizer import MARKUP_TOKENS, SPECIAL_TOKENS, merge_pair, qwen_ranks
@@ -336,3 +337,30 @@ def write_checkpoint(folder: Path, family: Family, *, weights: bool) -> Path:
         torch.manual_seed(0)
         kind(config).save_pretrained(folder)
     return folder
+
+
+ANSWER = "<think>I see</think><answer>red</answer>"
+BOX = (100, 200, 600, 700)  # inside the picture in either frame
+CALLS = {
+    "JSON": '{"name": "image_zoom_in_tool", "arguments": {"bbox_2d": [100, 200, 600, 700]}}',
+    "XML": "<function=image_zoom_in_tool>\n<parameter=bbox_2d>\n[100, 200, 600, 700]\n</parameter>\n</function>",
+    "pairs": "image_zoom_in_tool\n<arg_key>bbox_2d</arg_key>\n<arg_value>[100, 200, 600, 700]</arg_value>",
+}
+FORMS = {"Qwen3.5": "XML", "GLM-4.1V": "pairs", "GLM-4.5V": "pairs"}
+
+
+def turns_of(name: str) -> list[str]:
+    """What a model of the family writes, in its own form."""
+    return [f"<think>look</think>\n<tool_call>\n{CALLS[FORMS.get(name, 'JSON')]}\n</tool_call>", ANSWER]
+
+
+def row_of(image: str) -> dict[str, Any]:
+    """A row of the dataset about a picture."""
+    return {
+        "messages": [{"role": "user", "content": f"<image>\nColour?{INSTRUCTION}"}],
+        "images": [image],
+        "data_source": "vstar",
+        "env_name": "visual_toolbox_v2",
+        "extra_info": {"question": "Colour?", "index": "0"},
+        "request_id": "one",
+    }
