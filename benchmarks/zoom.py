@@ -21,8 +21,6 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from deepeyes.images.store import IMAGE_STORE_BYTES
-
 os.environ["CUDA_VISIBLE_DEVICES"] = ""
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["MAX_PIXELS"] = str(1280 * 28 * 28)  # a million, as Qwen's own examples have it
@@ -39,6 +37,7 @@ from swift_fakes import Engine, call, load_template, request  # noqa: E402
 
 import deepeyes_plugin as plugin  # noqa: E402
 from deepeyes import tiny_model  # noqa: E402 - found by the lines above
+from deepeyes.images.store import IMAGE_STORE_BYTES  # noqa: E402 - likewise
 
 ANSWER = "<answer>red</answer>"
 BOXES = ((100, 100, 420, 360), (300, 200, 640, 560), (20, 500, 280, 760))
