@@ -6,16 +6,18 @@ import base64
 import io
 import os
 import re
+import signal
 import stat
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
 from PIL import Image
-from serve_world import Asked, Script, Turn, call, playing, serving
+from serve_world import Asked, Script, Turn, call, playing, serving, until
 
 from deepeyes.serving.ask import deploy
 from deepeyes.serving.ask.cli import main
@@ -28,8 +30,10 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).resolve().parents[2]
 ATTACK = "\x1b]0;owned\x07</script><img src=x>"
 STAND_IN = """#!{python}
-import http.server, json, os, sys
+import http.server, json, os, signal, sys, time
 words = sys.argv[1:]
+if "--deaf" in words:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 print("words", words, "pixels", os.environ["MAX_PIXELS"])
 if "--fail" in words:
     sys.exit("CUDA out of memory")
@@ -39,6 +43,9 @@ class Handler(http.server.BaseHTTPRequestHandler):
         self.reply({{"object": "list", "data": [{{"id": name, "object": "model"}}]}})
     def do_POST(self):
         self.rfile.read(int(self.headers["Content-Length"]))
+        if "--hang" in words:
+            open(os.environ["STAND_IN_PID"] + ".asked", "w").close()
+            time.sleep(60)
         delta = {{"index": 0, "delta": {{"content": "<answer>red</answer>"}}, "finish_reason": "stop"}}
         body = {{"id": "1", "object": "chat.completion.chunk", "created": 1, "model": "m", "choices": [delta]}}
         data = ("data: " + json.dumps(body) + "\\n\\ndata: [DONE]\\n\\n").encode()
@@ -181,6 +188,30 @@ class TestDeploy:
     ) -> None:
         assert main([str(photo), "Which colour?", "--model", str(checkpoint)]) == 0
         assert capsys.readouterr().out.strip() == "red"
+        with pytest.raises(ProcessLookupError):
+            os.kill(int((tmp_path / "pid").read_text()), 0)
+
+    @pytest.mark.parametrize(
+        ("signals", "words"),
+        [
+            ([signal.SIGINT], ["--hang"]),
+            ([signal.SIGTERM], ["--hang"]),
+            ([signal.SIGHUP], ["--hang"]),
+            ([signal.SIGINT, signal.SIGINT], ["--hang", "--deaf"]),
+        ],
+    )
+    def test_server_is_stopped_with_who_asks(
+        self, checkpoint: Path, photo: Path, tmp_path: Path, signals: list[signal.Signals], words: list[str]
+    ) -> None:
+        program = [sys.executable, "-m", "deepeyes.serving.ask", photo, "Which?", "--model", checkpoint, "--", *words]
+        with subprocess.Popen(list(map(str, program)), cwd=ROOT, stderr=subprocess.PIPE, text=True) as process:
+            assert until((tmp_path / "pid.asked").exists, 60)
+            for number in signals:
+                process.send_signal(number)
+                time.sleep(1)
+            assert process.wait(20) == 130
+            assert process.stderr
+            assert "Traceback" not in process.stderr.read()
         with pytest.raises(ProcessLookupError):
             os.kill(int((tmp_path / "pid").read_text()), 0)
 

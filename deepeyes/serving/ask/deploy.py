@@ -85,7 +85,7 @@ def deployed(folder: Path, max_pixels: int, extra: Sequence[str]) -> Iterator[st
         port = free.getsockname()[1]
     command = command_of(folder, port, extra)
     env = {**os.environ, "MAX_PIXELS": str(max_pixels)}
-    with tempfile.TemporaryFile("w+") as log:
+    with tempfile.TemporaryFile("w+") as log, _interrupted_by(signal.SIGTERM, signal.SIGHUP):
         process = subprocess.Popen(  # noqa: S603 - our own words
             command, stdout=log, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, env=env, start_new_session=True
         )
@@ -94,6 +94,17 @@ def deployed(folder: Path, max_pixels: int, extra: Sequence[str]) -> Iterator[st
             yield f"http://127.0.0.1:{port}/v1"
         finally:
             _stop(process)
+
+
+@contextlib.contextmanager
+def _interrupted_by(*signals: signal.Signals) -> Iterator[None]:
+    """Has signals do what Ctrl-C does, so that a closed terminal leaves no server behind."""
+    before = {number: signal.signal(number, signal.default_int_handler) for number in signals}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _await(process: subprocess.Popen[bytes], url: str, log: object) -> None:
@@ -111,10 +122,12 @@ def _await(process: subprocess.Popen[bytes], url: str, log: object) -> None:
 
 def _stop(process: subprocess.Popen[bytes]) -> None:
     """Ends the server with all that it started."""
-    with contextlib.suppress(ProcessLookupError):
-        process.send_signal(signal.SIGINT)
-    with contextlib.suppress(subprocess.TimeoutExpired):
-        process.wait(STOP_SECONDS)
-    with contextlib.suppress(ProcessLookupError):
-        os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
+    try:
+        with contextlib.suppress(ProcessLookupError):
+            process.send_signal(signal.SIGINT)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(STOP_SECONDS)
+    finally:  # who presses Ctrl-C again does not want to wait
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
