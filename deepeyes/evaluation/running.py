@@ -197,6 +197,7 @@ class Run:
             "refusal": played.refusal,
             "native": played.native,
             "batch": 0,
+            "untrained": None,
             "step": 0,
             "prompt_id": job.item.group,
             "row": job.item.id,
