@@ -18,12 +18,12 @@ if TYPE_CHECKING:
 _OPEN, _CLOSE = r"[\s\"'“‘«(\[{【「『<]{0,8}", r"[\s\"'”’»)\]}】」』>]{0,8}"  # noqa: RUF001 - as models write them
 _LETTER = rf"{_OPEN}(?-i:(?P<letter>[A-Z])){_CLOSE}"
 _NOUN = r"(?:answer|option|choice)"
-_GROUND = r"(?:based on|given|from|looking at|since|because|judging by|judging from|according to|considering|after|in)"
+_GROUND = r"(?:based on|given|from|looking at|since|because|judging by|judging from|according to|considering|after|in(?! no\b))"
 _SURE = r"(?:(?:I think|I believe|I am confident|I'm confident|I conclude|it is clear|this means)(?: that)? )?"
 _FIRST = (
     rf"(?:(?:so|thus|therefore|hence|overall|finally|in conclusion|in summary)[,:]? )*(?:{_GROUND} [^,]*, )?{_SURE}"
 )
-_FIRST_ZH = r"(?:(?:(?:所以|因此|故|综上所述|综上|由图可知|可以看出)[,:]?|(?:根据|从图中)[^,]*,)\s*)*"
+_FIRST_ZH = r"(?:(?:(?:所以|因此|故|综上所述|综上|由图可知|可以看出|我认为|我的)[,:]?|(?:根据|从图中)[^,]*,)\s*)*"
 _THE_ANSWER = (
     rf"(?:the |my )?(?:(?:correct|right|final|best|only) )*{_NOUN}"
     rf"(?: is| would be| should be| must be| will be)?\s*:?\s*(?:{_NOUN}\s*)?"

@@ -70,6 +70,12 @@ PICKED = [
     ("所以答案为：D", "D"),
     ("$\\boxed{C}$", "C"),
     ("Answer: **C**", "C"),
+    ("我认为答案是A", "A"),
+    ("根据裁剪图，车在右边。因此答案是C。", "C"),
+    ("A is wrong. B is wrong. C is wrong. The answer is D.", "D"),
+    ("Is it A?\nNo.\nB", "B"),
+    ("答案:\nB", "B"),
+    ("Since it isn't red, the answer is B.", "B"),
 ]
 DOUBTFUL = [
     "the answer is not A but B",
@@ -143,6 +149,16 @@ DOUBTFUL = [
     "The answer is E.",
     "A\nB",
     "选择困难",
+    "答案并非B",
+    "A、B、C都有可能，但D最合理",
+    "A is wrong. B is wrong. C is wrong. So D.",
+    "The answer cannot be A.",
+    "In no case, the answer is B",
+    "A.\nWait, I zoom again.\nB.",
+    "Which of these is wrong:\nA",
+    "I choose A instead of B.",
+    "(B) is right but (A) is better",
+    "Based on the crop, I can't say the answer is B.",
 ]
 
 
