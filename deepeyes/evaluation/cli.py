@@ -78,7 +78,7 @@ def _evaluate(words: Sequence[str]) -> int:
         settings = read_settings(os.environ)
     except SettingsError as error:
         raise UsageError(str(error)) from error
-    from deepeyes.evaluation.dry_run import dry_run  # noqa: PLC0415 - with openai and scipy: seconds
+    from deepeyes.evaluation.dry_run import dry_run  # noqa: PLC0415 - with openai: seconds
     from deepeyes.evaluation.session import evaluate, prepare  # noqa: PLC0415 - likewise
 
     if options.dry_run:

@@ -17,8 +17,6 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from scipy.stats import binomtest  # type: ignore[import-untyped]
-
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
@@ -94,6 +92,8 @@ def compare(first: Mapping[str, float], second: Mapping[str, float]) -> Comparis
     Raises:
         ValueError: No question is in both.
     """
+    from scipy.stats import binomtest  # type: ignore[import-untyped]  # noqa: PLC0415 - a second that a run can do without
+
     common = sorted(first.keys() & second.keys())
     if not common:
         raise ValueError("the two runs have no question in common; were they of the same benchmark?")
