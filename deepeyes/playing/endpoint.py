@@ -28,6 +28,8 @@ GREETING_RETRIES = 3
 TOKEN_LIMITS = ("max_tokens", "max_completion_tokens")
 """What the protocol calls the most tokens of a turn; OpenAI's reasoning models take the second alone."""
 REFUSALS = (400, 413, 422)  # for what is in the request; all other faults are the endpoint's
+FAULTS = (500, 503)
+"""Of the model's server itself. A 502 may also come from a gateway, or from a URL that is not the API's."""
 QUOTED_CHARS = 500  # of what a server says
 
 
@@ -181,6 +183,8 @@ class Endpoint:
             cause += f" ({error.__cause__})"
         tried = f" after {retries} retries" if isinstance(error, openai.APIConnectionError) else ""
         mend = "Is the server up, and is --url its base URL, as http://127.0.0.1:8000/v1?"
+        if getattr(error, "status_code", None) in FAULTS:
+            mend = "The server is up, but fails; its log says more."
         if isinstance(error, openai.AuthenticationError):
             mend = "It wants another key: OPENAI_API_KEY, or for a running serve DEEPEYES_SERVE_API_KEY"
         return EndpointError(f"{self.url}{path} failed{tried}: {self._quote(cause)}. {mend}")

@@ -354,6 +354,7 @@ class TestFaults:
             response = world.post(**fields)
             assert response.status_code == 502
             assert "out of memory on GPU 3" in error_of(response)["message"]
+            assert "its log says more" in error_of(response)["message"]
 
     def test_request_that_the_backend_refuses_is_a_400_with_its_words(self, world: World) -> None:
         world.says(ZOOM, Turn("the prompt is too long", status=400))
