@@ -18,9 +18,7 @@ if TYPE_CHECKING:
 _OPEN, _CLOSE = r"[\s\"'“‘«(\[{【「『<]{0,8}", r"[\s\"'”’»)\]}】」』>]{0,8}"  # noqa: RUF001 - as models write them
 _LETTER = rf"{_OPEN}(?-i:(?P<letter>[A-Z])){_CLOSE}"
 _NOUN = r"(?:answer|option|choice)"
-_GROUND = (
-    r"(?:based on|given|from|looking at|since|because|judging (?:by|from)|according to|after|in(?! no\b))"
-)
+_GROUND = r"(?:based on|given|from|looking at|since|because|judging (?:by|from)|according to|after|in(?! no\b))"
 _SURE = r"(?:(?:I think|I believe|I am confident|I'm confident|I conclude|it is clear|this means)(?: that)? )?"
 _FIRST = (
     rf"(?:(?:so|thus|therefore|hence|overall|finally|in conclusion|in summary)[,:]? )*(?:{_GROUND} [^,]*, )?{_SURE}"
