@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 VERDICT_CACHE_SIZE = (
     50_000  # verdicts kept from step to step; about 200 steps of 256 prompts with 16 answers of 3 kinds
 )
+LOOKED_AT_ONCE = 8  # formulas, of some 0.3 ms each, between two looks at the network: so that calls leave meanwhile
 _judges: dict[int, Judge] = {}
 
 
@@ -54,6 +55,7 @@ class Judge:
         self._waited_before = 0.0
         self._tasks: dict[Question, _Task] = {}
         self._math = MathVerifier()
+        self._looking = asyncio.Semaphore(LOOKED_AT_ONCE)
         self._start = threading.Lock()
         self._background: BackgroundLoop | None = None
         self._client: JudgeClient | None = None
@@ -202,7 +204,9 @@ class Judge:
         return "\\" in question.reference and await self._is_equal(question, Rules.CORRECTED)
 
     async def _is_equal(self, question: Question, rules: Rules) -> bool:
-        known = self._math.at_once(question.reference, question.answer, rules)
+        async with self._looking:
+            known = self._math.at_once(question.reference, question.answer, rules)
+            await asyncio.sleep(0)
         return known if isinstance(known, bool) else await asyncio.wrap_future(self._math.confirm(known))
 
 
