@@ -12,6 +12,7 @@ import re
 import shutil
 import subprocess
 import urllib.request
+from collections import Counter
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
@@ -55,6 +56,11 @@ ANSWER = "<think>I see it</think><answer>red</answer>"
 QUESTIONS = {"zoom": "What colour is the mug?", "refuse": "Which colour has the hat?"}
 REFERENCE = "crimson"
 """Of the training: no rule finds it in the answer, so the judge is asked."""
+EVALUATED = (
+    *("--eval_strategy", "steps", "--eval_steps", 1),
+    *("--per_device_eval_batch_size", 2, "--num_generations_eval", 1),
+)
+"""A pass over two rows after the step."""
 ERROR = (
     "Error: the box holds no part of the image. It needs x1 < x2 and y1 < y2, inside the image. Boxes are in pixels of "
     "the image."
@@ -268,7 +274,8 @@ class TestTrainer:
         for data in rows:
             data["reward_model"]["ground_truth"] = REFERENCE
         table = pa.Table.from_pylist([{"prompt": data.pop("messages"), **data} for data in rows])
-        pq.write_table(table, directory / "rows.parquet")
+        rows_file = directory / "rows.parquet"
+        pq.write_table(table, rows_file)
         samples = [
             (Question(Scoring.VISUAL, *doctor.JUDGE_SAMPLE, answer), verdict)
             for answer, verdict in doctor.JUDGE_SAMPLE_ANSWERS.items()
@@ -281,7 +288,7 @@ class TestTrainer:
             "LAYOUT": "cpu",
             "MODEL": policy,
             "DEEPEYES_JUDGE": "server",
-            "DATASET": directory / "rows.parquet",
+            "DATASET": rows_file,
             "PROMPTS_PER_STEP": 2,
             "NUM_GENERATIONS": 2,
             "PER_DEVICE_BATCH": 4,
@@ -298,7 +305,7 @@ class TestTrainer:
         url, log = f"http://127.0.0.1:{port}/v1/models", directory / "judge.log"
         judge_settings["JUDGE_LOG_DIR"] = directory / "judge_logs"
         with serving(["bash", ROOT / "deploy_judge.sh", *KIND], url=url, log=log, **judge_settings):
-            (directory / "said").write_text(train(*options, **settings))
+            (directory / "said").write_text(train(*options, *EVALUATED, "--val_dataset", rows_file, **settings))
             (checkpoint,) = directory.glob("output/*/checkpoint-1")
             settings |= {"DOCTOR": "false", "REPORT_TO": "none", "OUTPUT_DIR": directory / "resumed"}
             del settings["DEEPEYES_TRACE_DIR"]
@@ -313,7 +320,8 @@ class TestTrainer:
     def test_trajectories_are_those_of_the_server(self, run: Path) -> None:
         (file,) = (run / "traces").glob("trajectories-*.jsonl")
         trajectories = [json.loads(line) for line in file.read_text().splitlines()]
-        assert len(trajectories) == 4
+        marks = Counter((trajectory["step"], trajectory["untrained"]) for trajectory in trajectories)
+        assert marks == {(0, None): 4, (1, "evaluation"): 2}
         for trajectory in trajectories:
             refused = trajectory["row"] == "refuse"
             assert trajectory["turns"] == ([REFUSED] if refused else []) + [ZOOM, ANSWER]
