@@ -211,7 +211,7 @@ class DeepEyesScheduler(swift_multi_turn.MultiTurnScheduler):  # type: ignore[mi
         progress = _progress(infer_request)
         verdict = await self._ahead.verdict(_row(infer_request), progress, infer_request.messages)
         output.rollout_infos.update({"verdict": verdict} if verdict else {})
-        if progress.cut and output.response_loss_mask:
+        if progress.cut and len(output.response_loss_mask or ()) > 1:
             output.response_loss_mask[-1] = [0] * len(output.response_loss_mask[-1])
         views = progress.views or []
         crops = infer_request.images[len(views) :]
@@ -346,11 +346,11 @@ class DeepEyesScheduler(swift_multi_turn.MultiTurnScheduler):  # type: ignore[mi
             if _TOKEN_EXACT and choice.logprobs and "content" in choice.logprobs:
                 kept = [item for place, item in enumerate(choice.logprobs["content"]) if place not in progress.masked]
                 choice.logprobs["content"] = kept
-        if progress.cut:
+        if progress.cut and turn > 1:
             progress.masked = list(range(len(tokens)))
-            if turn == 1:  # a trainer would encode it whole, and may die of it
-                request.messages[:] = [{"role": "user", "content": lengths.LEFT_OUT}, request.messages[-1]]
-                progress.views, request.images = [], []
+        elif progress.cut:  # a trainer would encode it whole, and may die of it; and surely of one without any loss
+            request.messages[:] = [{"role": "user", "content": lengths.LEFT_OUT}, request.messages[-1]]
+            progress.views, request.images = [], []
         return progress.turns[-1]
 
     def _told(self, request: Any) -> str | None:
@@ -388,7 +388,7 @@ class DeepEyesScheduler(swift_multi_turn.MultiTurnScheduler):  # type: ignore[mi
         return lengths.request_length(request, self._processor, self._pool, self.tokenizer) if ours else 0
 
     def _end(self, request: Any, error: BaseException) -> Any:
-        """Makes the reply that ends a trajectory whose prompt is beyond the model's length: one token without loss."""
+        """Makes the reply that ends a trajectory whose prompt is beyond the model's length: one token."""
         logger.warning("%s: ends here: %.200s; %s", row_name(_row(request)), error, lengths.TOO_LONG_ADVICE)
         return lengths.ending(protocol, self._eos_id)
 

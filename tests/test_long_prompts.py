@@ -77,7 +77,7 @@ class TestEngine:
         for output in (cut, also):
             assert output.rollout_infos["turns"] == [""]
             assert (output.rollout_infos["num_turns"], output.rollout_infos["images"]) == (1, [])
-            assert output.response_loss_mask == [[0]]
+            assert output.response_loss_mask == [[1]]
             assert len(output.response_token_ids[0]) == 1
             assert output.messages == [{"role": "user", "content": LEFT_OUT}, {"role": "assistant", "content": ""}]
         assert len(whole.response_token_ids[0]) == 3

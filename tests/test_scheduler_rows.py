@@ -214,7 +214,7 @@ class TestLength:
         assert "vstar row 17: ends here" in log.text
         assert "MAX_MODEL_LEN" in log.text
 
-    def test_first_prompt_beyond_the_model_gives_a_trajectory_without_loss(
+    def test_first_prompt_beyond_the_model_gives_one_token_that_a_trainer_can_take(
         self, template: Any, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         lab = Lab(template, "server")
@@ -226,7 +226,7 @@ class TestLength:
         monkeypatch.setattr(lab.engine, "infer_async", refuse)
         output = asyncio.run(scheduler.run(request(jpeg(420, 336)), RequestConfig()))
         assert output.rollout_infos["turns"] == [""]
-        assert output.response_loss_mask == [[0]]
+        assert output.response_loss_mask == [[1]]  # of its whole group, so that no advantage moves it
         assert output.rollout_infos["images"] == []
         assert output.messages == [{"role": "user", "content": LEFT_OUT}, {"role": "assistant", "content": ""}]
 
