@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file
 from swift.infer_engine import RequestConfig
 from swift.infer_engine.protocol import RolloutOutput
 from swift.model import get_processor
@@ -156,34 +157,48 @@ class TestTokens:
 @pytest.mark.lengthy
 @pytest.mark.timeout(1800)  # on a machine that has much else to do
 class TestStep:
-    """One GRPO step of `swift rlhf`, which plays by itself with transformers."""
+    """One GRPO step of `swift rlhf`, which plays by itself with transformers; the words are those of a script."""
 
-    def test_step_is_taken(self, name: str, tmp_path: Path) -> None:
-        family = FAMILIES[name]
+    def test_step_on_two_turns_changes_the_model(self, name: str, tmp_path: Path) -> None:
+        family, turns = FAMILIES[name], turns_of(name)
         model = write_checkpoint(tmp_path / "model", family, weights=True)
-        data = tmp_path / "rows.jsonl"
-        image = tmp_path / "image.jpg"
-        image.write_bytes(base64.b64decode(jpeg(168, 140)))
-        line = {**row_of(str(image)), "reward_model": {"ground_truth": "red"}}
-        data.write_text("".join(json.dumps(line) + "\n" for _ in range(2)))
+        image, data = tmp_path / "image.jpg", tmp_path / "rows.jsonl"
+        image.write_bytes(base64.b64decode(jpeg(420, 392)))
+        data.write_text(json.dumps({**row_of(str(image)), "reward_model": {"ground_truth": "red"}}) + "\n")
         command = [
             *(sys.executable, "-m", "swift.cli.rlhf", "--rlhf_type", "grpo", "--model", model),
             *("--model_type", family.model_type, "--template", family.template, "--dataset", data),
-            *("--external_plugins", ROOT / "deepeyes_plugin.py", "--multi_turn_scheduler", "deepeyes_scheduler"),
-            *("--reward_funcs", "deepeyes_reward", "deepeyes_accuracy", "--reward_weights", 1, 0, "--max_turns", 2),
+            *("--external_plugins", ROOT / "deepeyes_plugin.py", ROOT / "tests" / "scripted_engine.py"),
+            *("--multi_turn_scheduler", "deepeyes_scheduler", "--max_turns", 3, "--loss_scale", "default"),
+            *("--reward_funcs", "deepeyes_reward", "deepeyes_accuracy", "--reward_weights", 1, 0, "--beta", 0),
             *("--tuner_type", "full", "--use_vllm", "false", "--num_generations", 2, "--max_steps", 1),
-            *("--per_device_train_batch_size", 2, "--max_completion_length", 16, "--loss_scale", "default"),
-            *("--output_dir", tmp_path / "output", "--report_to", "none", "--save_strategy", "no"),
-            *("--remove_unused_columns", "false", "--torch_dtype", "float32", "--attn_impl", "eager"),
-            *("--logging_steps", 1, "--check_model", "false", "--beta", 0.04, "--gradient_accumulation_steps", 1),
+            *("--per_device_train_batch_size", 2, "--gradient_accumulation_steps", 1, "--max_completion_length", 8),
+            *("--learning_rate", 1e-3, "--lr_scheduler_type", "constant", "--warmup_ratio", 0, "--logging_steps", 1),
+            *("--output_dir", tmp_path / "output", "--report_to", "none", "--save_steps", 1),
+            *("--save_only_model", "true", "--torch_dtype", "float32", "--attn_impl", "eager"),
+            *("--remove_unused_columns", "false", "--check_model", "false"),
         ]
-        environment = {**os.environ, "DEEPEYES_JUDGE": "rule", "MAX_PIXELS": "50176"}
+        environment = {
+            **os.environ,
+            "DEEPEYES_JUDGE": "rule",
+            "DEEPEYES_TRACE_DIR": str(tmp_path / "traces"),
+            "SCRIPT": json.dumps([family.end, [turns, [turns[0], turns[1].replace("red", "blue")]]]),
+        }
         done = subprocess.run(
             list(map(str, command)), capture_output=True, text=True, env=environment, check=False, timeout=1700
         )
         assert done.returncode == 0, f"{done.stdout[-3000:]}\n{done.stderr[-3000:]}"
+        (traces,) = (tmp_path / "traces").glob("trajectories-*.jsonl")
+        played = [json.loads(text) for text in traces.read_text().splitlines()]
+        assert [one["score"]["total"] for one in played] == [pytest.approx(2), 0]
+        assert [(one["num_zooms"], len(one["images"]), len(one["turns"])) for one in played] == [(1, 2, 2)] * 2
         (log,) = (tmp_path / "output").rglob("logging.jsonl")
-        logged = [json.loads(text) for text in log.read_text().splitlines()]
-        (step,) = [line for line in logged if "loss" in line and "reward" in line]
-        assert torch.isfinite(torch.tensor(step["loss"]))
-        assert step["global_step/max_steps"] == "1/1"
+        (step,) = [line for line in map(json.loads, log.read_text().splitlines()) if "grad_norm" in line]
+        assert step["grad_norm"] > 0
+        assert step["reward_std"] > 0
+        (checkpoint,) = (tmp_path / "output").rglob("checkpoint-1")
+        before, after = load_file(model / "model.safetensors"), load_file(checkpoint / "model.safetensors")
+        assert before.keys() == after.keys()
+        assert all(torch.isfinite(tensor).all() for tensor in after.values())
+        changed = {name for name in before if not torch.equal(before[name], after[name])}
+        assert any("layers" in name and "o_proj" in name for name in changed)
