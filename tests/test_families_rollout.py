@@ -62,8 +62,9 @@ def outputs(name: str, checkpoint: Path, tmp_path_factory: pytest.TempPathFactor
     """What `deepeyes.sh rollout` gives a trainer for trajectories of one row."""
     family, port = FAMILIES[name], free_port()
     words = ["bash", ROOT / "deepeyes.sh", "rollout", "--model_type", family.model_type, "--template", family.template]
-    # vLLM 0.23 on a CPU dies where it splits a prompt.
-    words += ["--torch_dtype", DTYPES[name], "--vllm_engine_kwargs", '{"enable_chunked_prefill": false}']
+    # vLLM 0.23 on a CPU dies where it splits a prompt; and it would try out the largest picture, for minutes.
+    engine = {"enable_chunked_prefill": False, "skip_mm_profiling": True}
+    words += ["--torch_dtype", DTYPES[name], "--vllm_engine_kwargs", json.dumps(engine)]
     settings = {"LAYOUT": "cpu", "MODEL": checkpoint, "MAX_MODEL_LEN": 4096, "MAX_TURNS": 3, "ROLLOUT_PORT": port}
     url, log = f"http://127.0.0.1:{port}", tmp_path_factory.mktemp("rollout") / "log"
     samples = [OnPolicySample.from_row({**row_of(PICTURE), "request_id": str(n)}) for n in range(TRAJECTORIES)]

@@ -248,6 +248,7 @@ def qwen3_5(folder: Path) -> tuple[Any, Any]:
         linear_value_head_dim=32,
         linear_num_key_heads=2,
         linear_num_value_heads=2,
+        mamba_ssm_dtype="float32",  # vLLM reads it from the checkpoint, and takes nothing else on a CPU
         rope_parameters=mrope([3, 3, 2], mrope_interleaved=True, partial_rotary_factor=0.25),
     )
     config = transformers.Qwen3_5Config(text_config=shape, vision_config=qwen3_vision(), tie_word_embeddings=True)
