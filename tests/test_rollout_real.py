@@ -20,6 +20,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
+from judge_server import JudgeServer, say
 from PIL import Image
 from safetensors.torch import load_file, save_file
 from servers import KIND, ROOT, environment, free_port, serving
@@ -172,10 +173,18 @@ def post(url: str, body: Any, timeout: float) -> Any:
 
 
 @pytest.fixture(scope="class")
-def server(policy: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def judge() -> Iterator[JudgeServer]:
+    """Agrees with everything."""
+    with JudgeServer(script=lambda _call: say("Judgement: 1")) as made:
+        yield made
+
+
+@pytest.fixture(scope="class")
+def server(policy: Path, judge: JudgeServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The URL of `deepeyes.sh rollout`."""
     port, log = free_port(), tmp_path_factory.mktemp("rollout") / "log"
     settings = {"LAYOUT": "cpu", "MODEL": policy, "MAX_MODEL_LEN": 4096, "ROLLOUT_PORT": port}
+    settings |= {"DEEPEYES_JUDGE": "server", "DEEPEYES_JUDGE_URLS": judge.url}
     url = f"http://127.0.0.1:{port}"
     with serving(["bash", ROOT / "deepeyes.sh", "rollout", *KIND], url=f"{url}/health/", log=log, **settings):
         yield url
@@ -183,9 +192,21 @@ def server(policy: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[s
 
 @pytest.fixture(scope="class")
 def played(server: str) -> dict[str, tuple[OnPolicySample, RolloutOutput]]:
-    """What came back for each row, and the sample that the trainer would make of it; `bad` has a broken image."""
+    """What came back for each row, and the sample that the trainer would make of it.
+
+    The answer to `refuse` is not its reference, so the judge is asked; `bad` has a broken image.
+    """
     rows = {name: row(name) for name in QUESTIONS} | {"bad": row("zoom")}
     rows["bad"]["images"] = [{"bytes": b"no image at all", "path": None}]
+    rows["refuse"]["reward_model"]["ground_truth"] = REFERENCE
+    result = play(server, rows)
+    if "verdict" not in result["refuse"][1].rollout_infos:  # the judge's first reply was late; by now it is known
+        result |= play(server, {"refuse": rows["refuse"]})
+    return result
+
+
+def play(server: str, rows: dict[str, dict[str, Any]]) -> dict[str, tuple[OnPolicySample, RolloutOutput]]:
+    """Plays rows as the trainer asks for it."""
     samples = {name: OnPolicySample.from_row({**data, "request_id": name}) for name, data in rows.items()}
     requests = [asdict(sample.to_infer_request(include_extra=True)) for sample in samples.values()]
     config = RequestConfig(max_tokens=200, temperature=0.0, logprobs=True, return_details=True)
@@ -224,6 +245,12 @@ class TestServer:
         assert output.rollout_infos["num_zooms"] == 0
         assert played["zoom"][1].rollout_infos["num_zooms"] == 1
 
+    def test_verdict_comes_with_the_trajectory(self, played: Any, judge: JudgeServer) -> None:
+        verdict = played["refuse"][1].rollout_infos["verdict"]
+        assert (verdict["correct"], verdict["source"]) == (True, "judge")
+        assert [(call.asked, REFERENCE in call.prompt) for call in judge.calls if call.answer == "red"] == [(0, True)]
+        assert "verdict" not in played["zoom"][1].rollout_infos  # it is its reference: nobody is asked
+
     def test_trainer_learns_just_the_sampled_tokens(self, played: Any, policy: Path) -> None:
         template = load_template(policy)
         template.set_mode("train")
@@ -240,16 +267,20 @@ class TestServer:
             texts = [template.tokenizer.decode(turn) for turn in output.response_token_ids]
             assert texts == [f"{turn}<|im_end|>" for turn in output.rollout_infos["turns"]]
 
-    def test_rewards_of_what_came_back(self, played: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_rewards_of_what_came_back(self, played: Any, judge: JudgeServer, monkeypatch: pytest.MonkeyPatch) -> None:
         import deepeyes_plugin as plugin  # noqa: PLC0415 - only here
 
-        settings = read_settings({"DEEPEYES_JUDGE": "rule"})
+        settings = read_settings({"DEEPEYES_JUDGE_URLS": judge.url})
+        asked = len(judge.calls)
         monkeypatch.setattr(plugin, "SETTINGS", settings)
         rows = [sample.to_reward_row() for sample, _ in (played[name] for name in QUESTIONS)]
         columns = {key: [row[key] for row in rows] for key in rows[0]}
         completions = [row["messages"][-1]["content"] for row in rows]
         scored = score_batch(completions, columns, settings, Judge(settings))
         assert [one.score.total for one in scored] == [pytest.approx(2.0)] * 2
+        assert [one.verdict.source for one in scored] == ["equal", "judge"]
+        assert scored[1].verdict.ahead
+        assert len(judge.calls) == asked
 
 
 def train(*options: object, **settings: object) -> str:
