@@ -19,7 +19,7 @@ TOOL_NAME = "image_zoom_in_tool"
 
 
 class Rules(str, Enum):
-    """`official` is the authors' code with its holes; `corrected` closes them (README, "Deviations")."""
+    """`official` is the authors' code with its holes; `corrected` closes them (docs/rewards.md, "Deviations")."""
 
     CORRECTED = "corrected"
     OFFICIAL = "official"
