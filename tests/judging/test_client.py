@@ -68,7 +68,7 @@ class TestFault:
         self, server: JudgeServer, connect: Callable[..., JudgeClient], fault: Action
     ) -> None:
         server.script = first(fault)
-        client, asked = connect(server, timeout=0.5), questions(6)
+        client, asked = connect(server, timeout=2), questions(6)
         assert client.verdicts(asked) == truth(asked)
         assert client.stats.retries == 6
         assert (client.stats.calls, client.stats.questions, client.stats.unparseable) == (12, 6, 0)
@@ -214,15 +214,15 @@ class TestOutage:
                 one.stop()
             else:
                 one.script = always(fault)
-        client = connect(server, other, patience=1.0, timeout=0.4 if fault is hang else 60.0)
+        client = connect(server, other, patience=3.0, timeout=0.4 if fault is hang else 60.0)
         start = time.monotonic()
         with pytest.raises(JudgeError, match=cause) as caught:
             client.verdicts(questions(100))
-        assert 1.0 <= time.monotonic() - start < 10.0
+        assert 3.0 <= time.monotonic() - start < 20.0
         message = str(caught.value)
-        for part in (server.url, other.url, "DEEPEYES_JUDGE_PATIENCE=1", "bash deploy_judge.sh", "DEEPEYES_JUDGE=rule"):
+        for part in (server.url, other.url, "DEEPEYES_JUDGE_PATIENCE=3", "bash deploy_judge.sh", "DEEPEYES_JUDGE=rule"):
             assert part in message
-        assert 1.0 <= float(message.partition("answered for ")[2].split()[0]) < 10.0
+        assert 3.0 <= float(message.partition("answered for ")[2].split()[0]) < 20.0
 
     def test_models_that_hang_end_in_time_too(self, server: JudgeServer, connect: Callable[..., JudgeClient]) -> None:
         """All calls of a batch wait for the one request to `/models`; none of them starts another wait after it."""
