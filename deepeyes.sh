@@ -15,11 +15,9 @@
 # wins over ours. `--dry-run` prints the command instead of running it. Give both the same settings.
 #
 #   MODEL                  Qwen/Qwen2.5-VL-7B-Instruct   the policy: a hub id or a folder
-#   LAYOUT                 node8       which GPU does what, and by which flags of swift: a name in layouts/, or the path
-#                                      of a file of your own
+#   LAYOUT                 node8       which GPU does what, by which flags of swift: a name in layouts/, or your file's path
 #   ROLLOUT_GPUS           of LAYOUT   GPUs of the rollout server, as 6,7; none means the CPU
-#   TRAIN_GPUS             of LAYOUT   GPUs of the trainer; on several nodes also NNODES, NODE_RANK, MASTER_ADDR
-#                                      and MASTER_PORT
+#   TRAIN_GPUS             of LAYOUT   GPUs of the trainer; several nodes: NNODES, NODE_RANK, MASTER_ADDR, MASTER_PORT
 #   DEVICES_VARIABLE       CUDA_VISIBLE_DEVICES          the layout for Ascend has ASCEND_RT_VISIBLE_DEVICES here
 #   TUNER                  of LAYOUT   full or lora
 #   LORA_RANK              64          of an adapter; the rollout server is told, too

@@ -34,6 +34,8 @@ TINY_SETTINGS = {
 """Of a tiny model on the CPU, where nothing else is said."""
 TINY_WORDS = 20  # of a question
 JUDGE_PATIENCE = "60"  # seconds; a rehearsal is not worth more
+LONGEST_TMPDIR = 70
+"""Characters, so that a socket of vLLM in it, with a name of 36, stays within the 107 that Linux allows."""
 LOCAL = ("127.0.0.1", "localhost", "0.0.0.0")  # noqa: S104 - compared, not bound
 
 
@@ -60,9 +62,9 @@ class Rehearsal:
         self.real_datasets: tuple[str, ...] = ()
         self.environment.pop("DEEPEYES_TRACE_DIR", None)
         self.environment |= {"DOCTOR": "false", "REPORT_TO": "none", "OUTPUT_DIR": str(folder / "output")}
-        self.environment["TORCHINDUCTOR_CACHE_DIR"] = str(
-            folder / "compiled"
-        )  # torch puts it beside the folder otherwise
+        if len(str(folder)) <= LONGEST_TMPDIR:  # what vLLM, torch and wandb leave there goes with the folder
+            self.environment["TMPDIR"] = str(folder)
+        self.environment["TORCHINDUCTOR_CACHE_DIR"] = str(folder / "compiled")
         self.environment.setdefault("DEEPEYES_JUDGE_PATIENCE", JUDGE_PATIENCE)
         if judge:
             self.environment["DEEPEYES_JUDGE"] = judge
