@@ -10,6 +10,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
 
+CALL_TAG = "<tool_call"
+
+
 @dataclass(frozen=True)
 class Reply:
     """One turn of the model.
@@ -53,11 +56,13 @@ def read_reply(completion: Any) -> Reply:
     """Reads a `chat.completion` of the openai SDK.
 
     A server with a reasoning parser hands the thoughts over in a field of their own, one with a tool parser the calls;
-    both are put back where the model wrote them.
+    both are put back where the model wrote them. `swift deploy` hands calls over, and leaves them in the text as well.
     """
     choice, usage = completion.choices[0], completion.usage
     message = choice.message
     text, calls = message.content or "", message.tool_calls or ()
+    if CALL_TAG in text:
+        calls = ()
     thoughts = next(
         (found for name in ("reasoning_content", "reasoning") if (found := getattr(message, name, None))), ""
     )

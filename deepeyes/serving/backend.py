@@ -8,7 +8,7 @@ import httpx
 import openai
 
 from deepeyes.playing.endpoint import Endpoint
-from deepeyes.playing.wire import Reply, call_text
+from deepeyes.playing.wire import CALL_TAG, Reply, call_text
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -53,6 +53,7 @@ class _Turn:
     def __init__(self, hear: Callable[[str], None]) -> None:
         self._hear = hear
         self._text: list[str] = []
+        self._content = ""
         self._thinking = False
         self._calls: dict[int, list[str]] = {}  # name and arguments
         self._usage = (0, 0)
@@ -72,6 +73,7 @@ class _Turn:
             self._thinking = True
         if delta.content:
             self._end_thoughts()
+            self._content += delta.content
             self._say(delta.content)
         for call in delta.tool_calls or ():
             pieces = self._calls.setdefault(call.index, ["", ""])
@@ -81,6 +83,8 @@ class _Turn:
 
     def reply(self) -> Reply:
         self._end_thoughts()
+        if CALL_TAG in self._content:  # `swift deploy` hands calls over, and leaves them in the text as well
+            self._calls.clear()
         if self._calls:
             self._say(call_text((name, arguments) for name, arguments in self._calls.values()))
         return Reply("".join(self._text), self.finish_reason, *self._usage, native=bool(self._calls))

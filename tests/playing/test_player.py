@@ -170,6 +170,21 @@ class TestPlayer:
         )
         assert script.seen[-1].texts[2] == played.turns[0]
 
+    def test_native_call_that_is_written_as_well_stands_once(self) -> None:
+        written = call([28, 28, 140, 112])
+        function = {"name": "image_zoom_in_tool", "arguments": '{"bbox_2d": [28, 28, 140, 112]}'}
+
+        def both(seen: Seen) -> Any:
+            if seen.turn > 1:
+                return answer("red")
+            calls = [{"id": "c", "type": "function", "function": function}]
+            message = {"role": "assistant", "content": written, "tool_calls": calls}
+            choice = {"index": 0, "finish_reason": "tool_calls", "message": message}
+            return 200, {"id": "1", "object": "chat.completion", "created": 1, "model": "m", "choices": [choice]}
+
+        played = play(Script(both))
+        assert (played.turns[0], played.native, played.infos["num_zooms"]) == (written, False, 1)
+
     def test_native_call_that_is_no_json_gets_an_error_from_the_tool(self) -> None:
         assert call_text([("image_zoom_in_tool", "left")]) == "<tool_call>\nleft\n</tool_call>"
         script = scripted(call_text([("image_zoom_in_tool", "left")]), answer("red"))

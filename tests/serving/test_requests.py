@@ -129,6 +129,25 @@ class TestPrompt:
         text = "".join(chunk["choices"][0]["delta"].get("content") or "" for chunk in world.chunks())
         assert text == "red"
 
+    def test_call_that_is_handed_over_and_written_stands_once(self, world: World) -> None:
+        written = call(0, 0, 100, 100)
+        both = Turn(written, tool_calls=((TOOL_NAME, '{"bbox_2d": [0, 0, 100, 100]}'),), finish_reason="tool_calls")
+        for ask_so in (world.choice, world.chunks):
+            world.says(both, "<answer>red</answer>")
+            ask_so()
+            assert world.script.asked[-1].body["messages"][2]["content"] == written
+
+    def test_call_that_a_thought_names_is_none_that_was_written(self, world: World) -> None:
+        native = Turn(
+            reasoning="a <tool_call>?",
+            tool_calls=((TOOL_NAME, '{"bbox_2d": [0, 0, 100, 100]}'),),
+            finish_reason="tool_calls",
+        )
+        for ask_so in (world.choice, world.chunks):
+            world.says(native, "<answer>red</answer>")
+            ask_so()
+            assert len(world.script.asked[-1].images) == 2
+
     def test_thoughts_of_a_reasoning_parser_are_thoughts(self, world: World) -> None:
         world.says(Turn("<answer>red</answer>", reasoning="hm"))
         assert world.choice()["message"]["reasoning_content"] == "hm\n"
