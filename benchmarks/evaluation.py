@@ -26,8 +26,8 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT)]
 
-import numpy as np  # noqa: E402 - the path comes first
-from PIL import Image  # noqa: E402 - likewise
+import numpy as np
+from PIL import Image
 
 WIDTH, HEIGHT = 7680, 4320
 THINKS = 1.0  # seconds that the endpoint takes for a reply
@@ -120,12 +120,12 @@ def main() -> None:
         size = sum(path.stat().st_size for path in folder.rglob("*.jpg")) / questions
         print(f"{questions} questions, each with {WIDTH} x {HEIGHT} pixels in {size / 1e6:.1f} MB of JPEG")
         program, pipes = [sys.executable, __file__], {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
-        with subprocess.Popen([*program, "serve"], **pipes, text=True) as server:  # noqa: S603 - this very program
+        with subprocess.Popen([*program, "serve"], **pipes, text=True) as server:
             assert server.stdout is not None  # noqa: S101 - for mypy: it is a pipe
             port, found = server.stdout.readline().strip(), {}
             for side in SIDES:
                 run = [*program, "play", side, name, port]
-                done = subprocess.run(run, capture_output=True, text=True, check=False)  # noqa: S603 - likewise
+                done = subprocess.run(run, capture_output=True, text=True, check=False)
                 if done.returncode:
                     sys.exit(done.stderr[-2000:])
                 found[side] = json.loads(done.stdout)

@@ -25,14 +25,14 @@ from typing import TYPE_CHECKING, Any
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-import openai  # noqa: E402 - the path comes first
+import openai
 
-from deepeyes.judging.ahead import Ahead  # noqa: E402 - likewise
-from deepeyes.judging.client import JudgeClient  # noqa: E402 - likewise
-from deepeyes.judging.judge import Judge  # noqa: E402 - likewise
-from deepeyes.scoring import score_batch  # noqa: E402 - likewise
-from deepeyes.settings import JudgeSettings, Rules, Scoring, Settings  # noqa: E402 - likewise
-from deepeyes.verdicts import Question, fill_prompt  # noqa: E402 - likewise
+from deepeyes.judging.ahead import Ahead
+from deepeyes.judging.client import JudgeClient
+from deepeyes.judging.judge import Judge
+from deepeyes.scoring import score_batch
+from deepeyes.settings import JudgeSettings, Rules, Scoring, Settings
+from deepeyes.verdicts import Question, fill_prompt
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -49,7 +49,7 @@ SPREAD = 4.0  # seconds over which the trajectories of that part end
 def judge_server(latency: float) -> Iterator[str]:
     """Runs the scripted judge in a process of its own, and yields its URL."""
     command = [sys.executable, str(ROOT / "tests" / "judge_server.py"), str(latency)]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:  # noqa: S603 - our own
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout  # noqa: S101 - for mypy
         yield process.stdout.readline().strip()
         process.communicate()

@@ -18,11 +18,11 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
-from tab import Tab  # noqa: E402 - likewise
-from trace_maker import record_crowd  # noqa: E402 - likewise
+from tab import Tab
+from trace_maker import record_crowd
 
-from deepeyes.report.page import write_report  # noqa: E402 - found by the lines above
-from deepeyes.report.screenshots import chromium  # noqa: E402
+from deepeyes.report.page import write_report
+from deepeyes.report.screenshots import chromium
 
 SIZES = (200, 2000)
 VIEW = (1120, 896)

@@ -26,15 +26,15 @@ from typing import TYPE_CHECKING, Any
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "tests" / "serving")]
 
-import numpy as np  # noqa: E402 - the path comes first
-import openai  # noqa: E402 - likewise
-import psutil  # noqa: E402 - likewise
-from PIL import Image  # noqa: E402 - likewise
-from serve_world import NAME, Asked, ask, call  # noqa: E402 - likewise
+import numpy as np
+import openai
+import psutil
+from PIL import Image
+from serve_world import NAME, Asked, ask, call
 
-from deepeyes.images.encoding import to_data_uri  # noqa: E402 - likewise
-from deepeyes.playing.prompts import own_prompt  # noqa: E402 - likewise
-from deepeyes.settings import Coordinates  # noqa: E402 - likewise
+from deepeyes.images.encoding import to_data_uri
+from deepeyes.playing.prompts import own_prompt
+from deepeyes.settings import Coordinates
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -72,7 +72,7 @@ def running(words: list[str], mark: str) -> Iterator[tuple[str, int]]:
     """Runs a program, and yields the last word of the first line that holds a mark, and its process."""
     env = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     pipe = subprocess.PIPE
-    with subprocess.Popen(words, env=env, stdin=pipe, stdout=pipe, stderr=subprocess.STDOUT, text=True) as process:  # noqa: S603 - our own
+    with subprocess.Popen(words, env=env, stdin=pipe, stdout=pipe, stderr=subprocess.STDOUT, text=True) as process:
         assert process.stdout  # noqa: S101 - for mypy
         try:
             yield next(line.split()[-1] for line in process.stdout if mark in line), process.pid

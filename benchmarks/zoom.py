@@ -28,16 +28,16 @@ os.environ["MAX_PIXELS"] = str(1280 * 28 * 28)  # a million, as Qwen's own examp
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
-from PIL import Image, ImageDraw, ImageFilter  # noqa: E402 - likewise
-from qwen_vl_utils import fetch_image  # noqa: E402
-from swift.infer_engine import RequestConfig  # noqa: E402
-from swift.rollout import MultiTurnScheduler  # noqa: E402
-from swift.template.vision_utils import load_image  # noqa: E402
-from swift_fakes import Engine, call, load_template, request  # noqa: E402
+from PIL import Image, ImageDraw, ImageFilter
+from qwen_vl_utils import fetch_image
+from swift.infer_engine import RequestConfig
+from swift.rollout import MultiTurnScheduler
+from swift.template.vision_utils import load_image
+from swift_fakes import Engine, call, load_template, request
 
-import deepeyes_plugin as plugin  # noqa: E402
-from deepeyes import tiny_model  # noqa: E402 - found by the lines above
-from deepeyes.images.store import IMAGE_STORE_BYTES  # noqa: E402 - likewise
+import deepeyes_plugin as plugin
+from deepeyes import tiny_model
+from deepeyes.images.store import IMAGE_STORE_BYTES
 
 ANSWER = "<answer>red</answer>"
 BOXES = ((100, 100, 420, 360), (300, 200, 640, 560), (20, 500, 280, 760))

@@ -9,7 +9,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from deepeyes.log import logger
+
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
 # Read when torch, transformers and swift are first imported, by a test file or by a program that a test starts.
@@ -39,6 +42,16 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Sort the files, not the tests in them."""
     ranks = {name: rank for rank, name in enumerate(LONGEST_FIRST)}
     items.sort(key=lambda item: ranks.get(item.path.stem, len(ranks)))
+
+
+@pytest.fixture
+def log(caplog: pytest.LogCaptureFixture) -> Iterator[pytest.LogCaptureFixture]:
+    """What the plugin's own logger says, which hands nothing on to pytest's."""
+    propagate, logger.propagate = logger.propagate, False
+    logger.addHandler(caplog.handler)
+    yield caplog
+    logger.removeHandler(caplog.handler)
+    logger.propagate = propagate
 
 
 @pytest.fixture(scope="session")

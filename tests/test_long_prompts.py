@@ -20,11 +20,9 @@ from swift_fakes import INSTRUCTION, jpeg, request
 from tiny_families import FAMILIES, row_of, write_checkpoint
 
 from deepeyes.lengths import LEFT_OUT
-from deepeyes.log import logger
 from deepeyes_plugin import DeepEyesScheduler
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from pathlib import Path
 
 LENGTH = 400  # tokens; the picture below takes 180
@@ -38,15 +36,6 @@ def engine(tiny_model: Path) -> Any:
     engine.max_model_len = LENGTH
     engine.template.truncation_strategy = "left"  # as GRPO has it
     return engine
-
-
-@pytest.fixture
-def log(caplog: pytest.LogCaptureFixture) -> Iterator[pytest.LogCaptureFixture]:
-    propagate, logger.propagate = logger.propagate, False
-    logger.addHandler(caplog.handler)
-    yield caplog
-    logger.removeHandler(caplog.handler)
-    logger.propagate = propagate
 
 
 def play(engine: Any, requests: list[Any]) -> Any:

@@ -23,7 +23,6 @@ import deepeyes_plugin as plugin
 from deepeyes.calls import ZOOM_ERRORS
 from deepeyes.family import MediaTokens, frame_of, media_tokens, response_prefix, token_side
 from deepeyes.lengths import LEFT_OUT, ForgivingEngine, engine_length, is_too_long, prompt_length
-from deepeyes.log import logger
 from deepeyes.rows import has_tool
 from deepeyes.scoring import score_batch
 from deepeyes.settings import Settings
@@ -31,7 +30,6 @@ from deepeyes.turns import with_prefix
 from deepeyes_plugin import DeepEyesScheduler
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from pathlib import Path
 
 ANSWER = "<think>clear</think><answer>red</answer>"
@@ -45,15 +43,6 @@ def template(tiny_model: Path) -> Any:
 @pytest.fixture(params=["server", "trainer"])
 def lab(template: Any, request: pytest.FixtureRequest) -> Lab:
     return Lab(template, request.param)
-
-
-@pytest.fixture
-def log(caplog: pytest.LogCaptureFixture) -> Iterator[pytest.LogCaptureFixture]:
-    propagate, logger.propagate = logger.propagate, False
-    logger.addHandler(caplog.handler)
-    yield caplog
-    logger.removeHandler(caplog.handler)
-    logger.propagate = propagate
 
 
 def zoom(**arguments: Any) -> str:

@@ -56,20 +56,22 @@ def read_reply(completion: Any) -> Reply:
     """Reads a `chat.completion` of the openai SDK.
 
     A server with a reasoning parser hands the thoughts over in a field of their own, one with a tool parser the calls;
-    both are put back where the model wrote them. `swift deploy` hands calls over, and leaves them in the text as well.
+    both are put back where the model wrote them.
     """
     choice, usage = completion.choices[0], completion.usage
     message = choice.message
-    text, calls = message.content or "", message.tool_calls or ()
-    if CALL_TAG in text:
-        calls = ()
+    text = message.content or ""
+    calls = call_text(
+        text,
+        ((call.function.name, call.function.arguments) for call in message.tool_calls or () if call.type == "function"),
+    )
     thoughts = next(
         (found for name in ("reasoning_content", "reasoning") if (found := getattr(message, name, None))), ""
     )
     if thoughts and "</think>" not in text:
         text = f"<think>{thoughts}</think>{text}"
     return Reply(
-        text + call_text((call.function.name, call.function.arguments) for call in calls if call.type == "function"),
+        text + calls,
         choice.finish_reason,
         (usage.prompt_tokens or 0) if usage else 0,
         (usage.completion_tokens or 0) if usage else 0,
@@ -77,8 +79,15 @@ def read_reply(completion: Any) -> Reply:
     )
 
 
-def call_text(calls: Iterable[tuple[str, str]]) -> str:
-    """Writes native tool calls, name and arguments as JSON, as DeepEyes' own prompt has the model write them."""
+def call_text(content: str, calls: Iterable[tuple[str, str]]) -> str:
+    """Writes native tool calls, name and arguments as JSON, as DeepEyes' own prompt has the model write them.
+
+    Args:
+        content: What came as text. `swift deploy` hands calls over and leaves them there as well: none is written then.
+        calls: Name and arguments of each.
+    """
+    if CALL_TAG in content:
+        return ""
     texts = []
     for name, arguments in calls:
         try:

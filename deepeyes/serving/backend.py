@@ -8,7 +8,7 @@ import httpx
 import openai
 
 from deepeyes.playing.endpoint import Endpoint
-from deepeyes.playing.wire import CALL_TAG, Reply, call_text
+from deepeyes.playing.wire import Reply, call_text
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -83,11 +83,9 @@ class _Turn:
 
     def reply(self) -> Reply:
         self._end_thoughts()
-        if CALL_TAG in self._content:  # `swift deploy` hands calls over, and leaves them in the text as well
-            self._calls.clear()
-        if self._calls:
-            self._say(call_text((name, arguments) for name, arguments in self._calls.values()))
-        return Reply("".join(self._text), self.finish_reason, *self._usage, native=bool(self._calls))
+        if calls := call_text(self._content, ((name, arguments) for name, arguments in self._calls.values())):
+            self._say(calls)
+        return Reply("".join(self._text), self.finish_reason, *self._usage, native=bool(calls))
 
     def _end_thoughts(self) -> None:
         if self._thinking:

@@ -79,7 +79,9 @@ def _content(message: Message, *, line_breaks: bool) -> str:
     if message.role == "tool":
         return f"<tool_response>\n{content}\n</tool_response>"
     functions = [call.get("function") or {} for call in message.tool_calls or ()]
-    return content + call_text((str(call.get("name")), str(call.get("arguments") or "{}")) for call in functions)
+    return content + call_text(
+        content, ((str(call.get("name")), str(call.get("arguments") or "{}")) for call in functions)
+    )
 
 
 def _native(message: Message) -> dict[str, Any]:

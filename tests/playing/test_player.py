@@ -186,8 +186,8 @@ class TestPlayer:
         assert (played.turns[0], played.native, played.infos["num_zooms"]) == (written, False, 1)
 
     def test_native_call_that_is_no_json_gets_an_error_from_the_tool(self) -> None:
-        assert call_text([("image_zoom_in_tool", "left")]) == "<tool_call>\nleft\n</tool_call>"
-        script = scripted(call_text([("image_zoom_in_tool", "left")]), answer("red"))
+        assert call_text("", [("image_zoom_in_tool", "left")]) == "<tool_call>\nleft\n</tool_call>"
+        script = scripted(call_text("", [("image_zoom_in_tool", "left")]), answer("red"))
         assert play(script).observations == [ZOOM_ERRORS["bad_json"]]
 
     def test_original_is_cropped_in_full_resolution_where_asked(self) -> None:
