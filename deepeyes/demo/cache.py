@@ -59,6 +59,19 @@ def source_hash(*files: str) -> str:
     return digest.hexdigest()
 
 
+def add_generate(checkpoint: Path) -> None:
+    """Give a checkpoint the demo's `generate`, and make it draw from the whole softmax, which is what GRPO trains.
+
+    swift hands no `--top_k 0` on to Transformers, and that takes 50 where nobody says otherwise.
+    """
+    (checkpoint / "custom_generate").mkdir(exist_ok=True)
+    shutil.copy(PACKAGE / "demo" / "generate.py", checkpoint / "custom_generate")
+    config = checkpoint / "generation_config.json"
+    config.write_text(
+        json.dumps(json.loads(config.read_text(encoding="utf-8")) | {"top_k": 0}, indent=2), encoding="utf-8"
+    )
+
+
 class Cache:
     """Results of stages, each in a folder whose name says what made it."""
 

@@ -10,7 +10,6 @@ Each stage is kept under DEEPEYES_CACHE and reused as long as nothing that made 
 from __future__ import annotations
 
 import argparse
-import contextlib
 import os
 import signal
 import sys
@@ -22,10 +21,10 @@ from deepeyes.demo import stages
 from deepeyes.demo.cache import Cache, cache_directory
 from deepeyes.demo.console import Console
 from deepeyes.demo.pipeline import Demo
-from deepeyes.demo.plan import ENVIRONMENT, QUICK, SEED, Plan
+from deepeyes.demo.plan import QUICK, SEED, Plan
 from deepeyes.demo.plumbing import check_dataset, plumbing
 
-QUIET = {"LOG_LEVEL": "ERROR", "TRANSFORMERS_VERBOSITY": "error", "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
+QUIET = {"TRANSFORMERS_VERBOSITY": "error", "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
 """For the demo's own process, so that its progress lines stand alone; swift's output goes to a file, in full."""
 
 
@@ -56,19 +55,16 @@ def main(arguments: list[str] | None = None) -> int:
     if options.quick and options.dataset:
         parser.error("--quick is the short form of the demo that learns, which makes its own pictures")
     directory = cache_directory(os.environ)
-    console = Console(2 if options.dataset else 6)
+    console = Console(2 if options.dataset else 5)
     cache = Cache(directory, console.say)
     try:
         if options.dataset:
             check_dataset(options.dataset)
-        env = stages.child_environment(os.environ, **ENVIRONMENT)
-        with contextlib.closing(stages.Worker(env, directory / "worker.log")) as worker:
-            if options.dataset:
-                plumbing(options.dataset, cache, console, worker, options.seed)
-                return 0
-            plan = replace(Plan(seed=options.seed), **(QUICK if options.quick else {}))
-            plan = replace(plan, grpo_steps=options.steps or plan.grpo_steps)
-            Demo(plan, cache, console, worker).run()
+            plumbing(options.dataset, cache, console, options.seed)
+            return 0
+        plan = replace(Plan(seed=options.seed), **(QUICK if options.quick else {}))
+        plan = replace(plan, grpo_steps=options.steps or plan.grpo_steps)
+        Demo(plan, cache, console).run()
     except stages.DemoError as error:
         print(f"demo: {error}", file=sys.stderr)
         return 1

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
+import sys
 import time
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from deepeyes.demo import logs
 
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
 
 class Console:
-    """Prints progress lines: the stage, its step, figures, and the time that is left of its steps."""
+    """Prints progress lines."""
 
     def __init__(self, stages: int) -> None:
         """Start counting.
@@ -24,57 +22,68 @@ class Console:
         self._stage = 0
         self._name = ""
         self._start = time.monotonic()
-        self._first: tuple[int, float] | None = None
+        self._stream = sys.stdout  # also while swift is imported, whose words go nowhere
 
     def stage(self, name: str) -> None:
         """Begin a stage."""
         self._stage += 1
         self._name = name
-        self._first = None
         self.say("...")
 
     def say(self, text: str) -> None:
         """Print a line of the current stage."""
         clock = _clock(time.monotonic() - self._start)
-        print(f"{clock} [{self._stage}/{self._stages} {self._name}] {text}", flush=True)
+        print(f"{clock} [{self._stage}/{self._stages} {self._name}] {text}", file=self._stream, flush=True)
 
-    def step(self, step: int, steps: int, text: str) -> None:
-        """Print a step of the current stage, and from the second on the time left: the first includes the start-up."""
-        now = time.monotonic()
-        if self._first is None or step <= self._first[0]:
-            self._first = step, now
-        first, begin = self._first
-        left = f"  {_clock((now - begin) / (step - first) * (steps - step))} left" if step > first else ""
-        self.say(f"step {step}/{steps}  {text}{left}")
+    def step(self, step: int, steps: int, text: str, left: float) -> None:
+        """Print a step of the current stage, and how many seconds its further steps take at most."""
+        self.say(f"step {step}/{steps}  {text}  at most {_clock(left)} left")
+
+    def progress(self, line: dict[str, Any]) -> None:
+        """Print the progress line of a stage of ours.
+
+        Args:
+            line: `step` of at most `steps`, the `seconds` that these took without the stage's start, and a `text`.
+        """
+        left = line["seconds"] / line["step"] * (line["steps"] - line["step"])
+        self.step(line["step"], line["steps"], line["text"], left)
 
 
 def _clock(seconds: float) -> str:
     return f"{int(seconds) // 60}:{int(seconds) % 60:02d}"
 
 
-def every(steps: int, progress: Callable[[int, int, str], None]) -> Callable[[int, int, str], None]:
-    """Thin a progress report out to every so many steps and the last."""
+class Training:
+    """Prints the steps of GRPO from the lines that swift logs."""
 
-    def thinned(step: int, total: int, text: str) -> None:
-        if step % steps == 0 or step == total:
-            progress(step, total, text)
+    def __init__(self, console: Console, steps: int, look_after: int = 0, look_costs: float = 0.0) -> None:
+        """Start before the first step.
 
-    return thinned
+        Args:
+            console: Where to print.
+            steps: How many steps there are at most.
+            look_after: Steps between two looks at validation questions; none by default.
+            look_costs: What a look takes, in steps.
+        """
+        self._console, self._steps = console, steps
+        self._look_after, self._look_costs = look_after, look_costs
+        self._begin = 0.0
+
+    def _cost(self, step: int, looks: int) -> float:
+        return step + self._look_costs * looks
+
+    def show(self, line: dict[str, Any]) -> None:
+        """Print the figures of a step or a look."""
+        if "eval_reward" in line:
+            self._console.say(f"validation: {_figures(logs.summary_of(line, 'eval_'))}")
+        elif "reward" in line:
+            now, step = time.monotonic(), logs.step_of(line)
+            self._begin = self._begin or now - line["step_time"]  # the first step without the start
+            looks = [(at - 1) // self._look_after if self._look_after else 0 for at in (step, self._steps + 1)]
+            done, whole = self._cost(step, looks[0]), self._cost(self._steps, looks[1])
+            left = (now - self._begin) / done * (whole - done)
+            self._console.step(step, self._steps, _figures(logs.summary_of(line)), left)
 
 
-def describe(outcome: dict[str, Any]) -> str:
-    """Give the figures of a measured checkpoint in one line."""
-    return (
-        f"tool use {outcome['tool_use']:.2f} (right place {outcome['hits']:.2f})  accuracy {outcome['accuracy']:.2f}  "
-        f"reward {outcome['reward']:.2f}"
-    )
-
-
-def show_grpo(console: Console, line: dict[str, Any], steps: int) -> None:
-    """Print a step of GRPO, given the line that swift logged of it."""
-    if "reward" not in line:
-        return
-    step = int(line["global_step/max_steps"].partition("/")[0])
-    figures = logs.summary_of(line)
-    text = f"reward {figures['reward']:.2f}  accuracy {figures['accuracy']:.2f}  turns {figures['turns']:.2f}"
-    console.step(step, steps, text)
+def _figures(means: dict[str, float]) -> str:
+    return f"reward {means['reward']:.2f}  accuracy {means['accuracy']:.2f}  turns {means['turns']:.2f}"

@@ -1,21 +1,41 @@
-"""Reads what the demo's stages write: swift's `logging.jsonl`, and the trace of the rewards."""
+"""What the demo's stages say of their steps, a line of JSON each: swift's own `logging.jsonl`, and ours."""
 
 from __future__ import annotations
 
 import json
+import time
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
+NAME = "logging.jsonl"
+
+
+class Writer:
+    """Writes what a stage of ours has done to the `logging.jsonl` of its folder, where swift writes what it did."""
+
+    def __init__(self, folder: Path) -> None:
+        """Begin the file; the time of the steps begins with it."""
+        self._file = (folder / NAME).open("w", encoding="utf-8", buffering=1)
+        self._begin = time.monotonic()
+
+    def write(self, line: Mapping[str, Any]) -> None:
+        """Write a line."""
+        self._file.write(json.dumps(line) + "\n")
+
+    def step(self, step: int, steps: int, text: str) -> None:
+        """Write that a step of so many is done."""
+        self.write({"step": step, "steps": steps, "seconds": time.monotonic() - self._begin, "text": text})
+
 
 class Lines:
-    """Reads the complete lines that a JSONL file gains."""
+    """Reads the complete lines that the file gains."""
 
-    def __init__(self, path: Path) -> None:
-        """Start before its first line."""
-        self._path = path
+    def __init__(self, folder: Path) -> None:
+        """Start before the first line of a folder's `logging.jsonl`."""
+        self._path = folder / NAME
         self._offset = 0
 
     def new(self) -> list[dict[str, Any]]:
@@ -30,26 +50,29 @@ class Lines:
         return [json.loads(line) for line in complete.splitlines()]
 
 
-def read_steps(folder: Path) -> list[dict[str, Any]]:
-    """Read the steps of a GRPO run from swift's `logging.jsonl`."""
-    return [line for line in Lines(folder / "logging.jsonl").new() if "reward" in line]
+def step_of(line: Mapping[str, Any]) -> int:
+    """Give the step of a line of swift's."""
+    return int(line["global_step/max_steps"].partition("/")[0])
 
 
-def summary_of(step: Mapping[str, Any]) -> dict[str, float]:
-    """Give the figures of a step under our own names."""
-    return {
-        "reward": step["rewards/DeepEyesReward/mean"],
-        "accuracy": step["rewards/DeepEyesAccuracy/mean"],
-        "format": step["rewards/DeepEyesFormat/mean"],
-        "tool": step["rewards/DeepEyesTool/mean"],
-        "turns": step["num_turns"],
-    }
+def summary_of(line: Mapping[str, Any], prefix: str = "") -> dict[str, float]:
+    """Give the figures of a step under our own names; those of a look at the validation questions begin `eval_`."""
+    names = {"reward": "Reward", "accuracy": "Accuracy", "format": "Format", "tool": "Tool"}
+    means = {ours: line[f"{prefix}rewards/DeepEyes{theirs}/mean"] for ours, theirs in names.items()}
+    return {"step": step_of(line), **means, "turns": line[f"{prefix}num_turns"]}
 
 
-def read_tool_use(trace: Path) -> list[float]:
-    """Read the share of trajectories that zoomed, a number a step, from the trace of a run that wrote all of them."""
-    zoomed: dict[int, list[bool]] = {}
-    for file in trace.glob("trajectories-*.jsonl"):
-        for line in Lines(file).new():
-            zoomed.setdefault(line["step"], []).append(line["num_zooms"] > 0)
-    return [sum(zoomed[step]) / len(zoomed[step]) for step in sorted(zoomed)]
+def read_steps(folder: Path) -> list[dict[str, float]]:
+    """Read the steps of a GRPO run."""
+    return [summary_of(line) for line in Lines(folder).new() if "reward" in line]
+
+
+def read_validation(folder: Path) -> list[dict[str, float]]:
+    """Read what a GRPO run scored on its validation questions."""
+    return [summary_of(line, "eval_") for line in Lines(folder).new() if "eval_reward" in line]
+
+
+def best_checkpoint(folder: Path) -> Path:
+    """Give the checkpoint of a GRPO run that did best on its validation questions."""
+    named = [line["best_model_checkpoint"] for line in Lines(folder).new() if "best_model_checkpoint" in line]
+    return folder / str(named[-1]).rpartition("/")[2]

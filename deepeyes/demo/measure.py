@@ -5,14 +5,11 @@ The plugin reads its settings when it is loaded, so whoever makes an `Evaluator`
 
 from __future__ import annotations
 
-import argparse
 import copy
 import io
-import json
 import os
 from dataclasses import asdict, dataclass
 from enum import Enum
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -22,8 +19,7 @@ from swift.infer_engine.protocol import RolloutInferRequest, RolloutOutput
 from swift.rollout import invoke_async_hook, multi_turns, run_multi_turn
 from swift.utils import import_external_file
 
-from deepeyes.demo import sampling as demo_sampling  # noqa: F401 - for its effect
-from deepeyes.demo import task
+from deepeyes.demo import logs, task
 from deepeyes.demo.cache import PLUGIN
 from deepeyes.environment import read_settings
 from deepeyes.images.encoding import image_bytes
@@ -31,7 +27,8 @@ from deepeyes.judging.judge import judge_of_process
 from deepeyes.scoring import score_batch
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
+    from pathlib import Path
 
 MAX_TURNS = 2
 MAX_TOKENS = 60
@@ -69,18 +66,17 @@ class Outcome:
     format: float
     turns: float
 
+    def __str__(self) -> str:
+        """Give the main figures."""
+        zooms = f"tool use {self.tool_use:.2f} (right place {self.hits:.2f})"
+        return f"{zooms}  accuracy {self.accuracy:.2f}  reward {self.reward:.2f}"
+
 
 class Evaluator:
     """A checkpoint behind swift's transformers engine."""
 
-    def __init__(self, checkpoint: Path, progress: Callable[[int, int], object] = lambda *_: None) -> None:
-        """Load a checkpoint.
-
-        Args:
-            checkpoint: Its directory.
-            progress: Told how many of how many turns are written, after each batch.
-        """
-        self._progress = progress
+    def __init__(self, checkpoint: Path) -> None:
+        """Load a checkpoint."""
         import_external_file(str(PLUGIN))  # as `--external_plugins` does: the scheduler is in swift's registry after it
         self._engine = TransformersEngine(
             str(checkpoint),
@@ -141,7 +137,6 @@ class Evaluator:
         responses = []
         for start in range(0, len(requests), BATCH_SIZE):
             responses += self._engine.infer(requests[start : start + BATCH_SIZE], self._config, use_tqdm=False)
-            self._progress(len(responses), len(requests))
         return [RolloutOutput(response=response) for response in responses]
 
 
@@ -196,36 +191,29 @@ def outcome_of(
     )
 
 
-def main() -> None:
-    """Measure a checkpoint; write progress, and an `Outcome` with its mode as each is done, to `logging.jsonl`."""
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("checkpoint", type=Path)
-    parser.add_argument("--split", required=True, help="name of the pictures' stream of random numbers")
-    parser.add_argument("--count", type=int, required=True, help="questions")
-    parser.add_argument("--seed", type=int, required=True, help="of the pictures and the sampling")
-    parser.add_argument("--modes", nargs="+", choices=Mode.__members__, required=True)
-    parser.add_argument("--output_dir", type=Path, required=True)
-    options = parser.parse_args()
-    pictures = task.sample_pictures(options.count, seed=options.seed, split=options.split)
-    rows = [task.row(index, picture, options.split) for index, picture in enumerate(pictures)]
+def measure(checkpoint: Path, count: int, seed: int, modes: Sequence[Mode], folder: Path) -> None:
+    """Measure a checkpoint on held-out questions.
+
+    Args:
+        checkpoint: Its directory.
+        count: How many questions.
+        seed: Of the questions and the sampling.
+        modes: What a zoom shows; a pass each.
+        folder: Gets `logging.jsonl`: progress, and an `Outcome` with its mode as each is done.
+    """
+    pictures = task.sample_pictures(count, seed=seed, split="held-out")
+    rows = [task.row(index, picture, "held-out") for index, picture in enumerate(pictures)]
     boxes = [picture.box for picture in pictures]
-    with (options.output_dir / "logging.jsonl").open("w", encoding="utf-8", buffering=1) as file:
-
-        def write(line: dict[str, Any]) -> None:
-            file.write(json.dumps(line) + "\n")
-
-        evaluator = Evaluator(options.checkpoint, lambda done, of: write({"step": done, "steps": of}))
-        outputs = evaluator.answer(rows, seed=options.seed)
-        for mode in options.modes:
-            if Mode[mode] is Mode.BLANK_CROP:
-                shown = evaluator.answer_blank_crops(outputs, seed=options.seed)
-            elif Mode[mode] is Mode.NO_TOOL:
-                direct = task.answer_turn("").removesuffix("</answer>")
-                shown = evaluator.answer(rows, begun_with=direct, seed=options.seed)
-            else:
-                shown = outputs
-            write({"mode": mode, **asdict(outcome_of(rows, boxes, shown))})
-
-
-if __name__ == "__main__":
-    main()
+    evaluator, writer = Evaluator(checkpoint), logs.Writer(folder)
+    outputs = evaluator.answer(rows, seed=seed)
+    for at, mode in enumerate(modes, start=1):
+        if mode is Mode.BLANK_CROP:
+            shown = evaluator.answer_blank_crops(outputs, seed=seed)
+        elif mode is Mode.NO_TOOL:
+            direct = task.answer_turn("").removesuffix("</answer>")
+            shown = evaluator.answer(rows, begun_with=direct, seed=seed)
+        else:
+            shown = outputs
+        outcome = outcome_of(rows, boxes, shown)
+        writer.write({"mode": mode.name, **asdict(outcome)})
+        writer.step(at, len(modes), f"{mode.value}: {outcome}")

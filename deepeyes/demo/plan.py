@@ -11,10 +11,6 @@ from typing import Any
 
 SEED = 1
 """The seed of the figures in docs/demo.md."""
-WARMUP_STEPS = 400
-"""At most; the warm-up ends sooner once it reads boxes and crops right."""
-TOOL_USE_WANTED = (0.3, 0.5)
-"""Share of trajectories that zoom in the checkpoint from which GRPO starts."""
 ENVIRONMENT = {"DEEPEYES_CROP_SOURCE": "original", "MAX_PIXELS": "12544"}
 """Settings of the plugin and of swift in every stage; 12,544 pixels are a view of 112 x 112."""
 
@@ -25,46 +21,40 @@ class Plan:
 
     Attributes:
         seed: Seed of the weights, the pictures and the sampling.
-        warmup_steps: Steps of supervised training in plain torch at most, 16 trajectories each.
-        mix_steps: Steps of `swift sft`, 8 trajectories each.
-        mix_every: Steps between the checkpoints of `swift sft`, of which one is chosen by its tool use.
-        mix_zooms: Share of the mixed trajectories that zoom.
-        mix_hits: Share of those that zoom to the right place. A quarter, as by chance, makes the policy forget where.
-        mix_rate: Peak learning rate of `swift sft`, from which it falls to zero.
-        grpo_steps: Steps of `swift rlhf`.
-        prompts: Questions a step: one for each place that a card can have, so that no step teaches one place for all.
+        clean_steps: Steps of the warm-up at most in which it learns to see; they end sooner once it does.
+        soft_steps: Further steps, which teach it to be less sure, and over which the learning rate falls to zero.
+        zooms: Probability that it is taught to zoom with.
+        right: Probability that it is taught for each of the two coordinates that say where the card lies: 0.7 x 0.7 is
+            half of the zooms.
+        grpo_steps: Steps of `swift rlhf` at most.
+        prompts: Questions a step: as many for each place that a card can have, so that no step teaches one for all.
         generations: Trajectories a question.
         learning_rate: Learning rate of GRPO.
-        max_grad_norm: Largest norm of a GRPO gradient; a larger one is scaled down. A usual step's norm is 0.1. Pushing
-            one long, rambling trajectory down gives ten times as much, which undid in a few steps what was learned.
+        beta: Weight of the KL term, which holds the policy to where it started in all that no reward speaks of.
+        max_grad_norm: Largest norm of a GRPO gradient; a larger one is scaled down.
         decay_steps: The last steps of GRPO, in which the rate falls to zero.
-        held_out: Questions of each evaluation.
-        probes: Questions on which a checkpoint of the mix is measured.
+        eval_steps: Steps between two looks at the validation questions; the checkpoint that does best is kept.
+        validation: Questions of the validation split, of which no training step and no result sees any.
+        patience: Looks without a new best after which GRPO ends.
+        held_out: Questions of each measure.
     """
 
     seed: int = SEED
-    warmup_steps: int = WARMUP_STEPS
-    mix_steps: int = 60
-    mix_every: int = 20
-    mix_zooms: float = 0.5
-    mix_hits: float = 0.25
-    mix_rate: float = 3e-4
-    grpo_steps: int = 40
-    prompts: int = 4
+    clean_steps: int = 300
+    soft_steps: int = 100
+    zooms: float = 0.5
+    right: float = 0.7
+    grpo_steps: int = 20
+    prompts: int = 8
     generations: int = 4
-    learning_rate: float = 2e-4
+    learning_rate: float = 3e-4
+    beta: float = 0.04
     max_grad_norm: float = 0.2
-    decay_steps: int = 20
+    decay_steps: int = 8
+    eval_steps: int = 5
+    validation: int = 32
+    patience: int = 3
     held_out: int = 256
-    probes: int = 64
 
 
-QUICK: dict[str, Any] = {
-    "mix_steps": 30,
-    "mix_every": 30,
-    "mix_rate": 6e-4,
-    "grpo_steps": 9,
-    "learning_rate": 4e-4,
-    "decay_steps": 0,
-    "held_out": 96,
-}
+QUICK: dict[str, Any] = {"grpo_steps": 8, "decay_steps": 3, "eval_steps": 4, "held_out": 96}

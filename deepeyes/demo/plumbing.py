@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pyarrow.parquet as pq
 
 from deepeyes.demo import logs, stages
-from deepeyes.demo.console import show_grpo
+from deepeyes.demo.console import Training
 from deepeyes.demo.pipeline import build_model
 
 if TYPE_CHECKING:
@@ -49,7 +49,7 @@ def check_dataset(path: Path) -> None:
         raise stages.DemoError(f"{str(path)!r} holds no rows")
 
 
-def plumbing(dataset: Path, cache: Cache, console: Console, worker: stages.Worker, seed: int) -> None:
+def plumbing(dataset: Path, cache: Cache, console: Console, seed: int) -> None:
     """Run a few GRPO steps of a random model on a dataset, and print their figures."""
     console.stage("model")
     model = build_model(cache, seed)
@@ -57,17 +57,16 @@ def plumbing(dataset: Path, cache: Cache, console: Console, worker: stages.Worke
     folder = cache.directory / "plumbing"
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
-    words = stages.grpo_words(steps=STEPS, batch=BATCH, generations=GENERATIONS)
+    words = stages.grpo_words(STEPS, batch=BATCH, generations=GENERATIONS)
     words += ["--model", str(model), "--dataset", str(dataset.resolve())]
     words += ["--max_completion_length", str(TURN_TOKENS), "--max_length", str(TRAJECTORY_TOKENS)]
     words += ["--save_strategy", "no", "--seed", str(seed)]
     settings = {"MAX_PIXELS": str(PIXELS), "DEEPEYES_CROP_SOURCE": "view"}
-    worker.run("swift.cli.rlhf", words, folder, lambda line: show_grpo(console, line, STEPS), **settings)
+    stages.swift_rlhf(words, folder, Training(console, STEPS).show, **settings)
     steps = logs.read_steps(folder)
     print("\n" + f"{'step':>6}" + "".join(f"{name:>10}" for name in TABLE_NAMES))
-    for number, step in enumerate(steps, start=1):
-        figures = logs.summary_of(step)
-        print(f"{number:>6}" + "".join(f"{figures[name]:>10.2f}" for name in TABLE_NAMES))
+    for figures in steps:
+        print(f"{figures['step']:>6}" + "".join(f"{figures[name]:>10.2f}" for name in TABLE_NAMES))
     if len(steps) != STEPS:
         raise stages.DemoError(f"swift logged {len(steps)} of {STEPS} steps; its output is in {folder}")
     print(

@@ -3,22 +3,25 @@
 from __future__ import annotations
 
 import contextlib
+import importlib
+import io
 import json
+import multiprocessing
 import os
-import select
+import runpy
 import signal
-import subprocess
 import sys
+import threading
 from typing import TYPE_CHECKING, Any
 
-from deepeyes.demo.cache import PLUGIN, ROOT
+from deepeyes.demo.cache import PLUGIN
 from deepeyes.demo.logs import Lines
-from deepeyes.launch import module_command
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
     from pathlib import Path
 
+_FORK = multiprocessing.get_context("fork")
 POLL_SECONDS = 0.3
 KILL_AFTER_SECONDS = 5.0
 """How long a stage may take to end on SIGTERM."""
@@ -64,102 +67,102 @@ def child_environment(env: Mapping[str, str], **settings: str) -> dict[str, str]
     return own | {"DEEPEYES_JUDGE": "rule", "LOG_LEVEL": "INFO"} | settings
 
 
-class Worker:
-    """A process that runs the stages, in a process group of its own, which `close` ends whatever happens here."""
+def load_swift() -> None:
+    """Import what the stages need, once for all of them, and say nothing of it."""
+    if PRELOADED[-1] in sys.modules:
+        return
+    quiet = io.StringIO()
+    with contextlib.redirect_stdout(quiet), contextlib.redirect_stderr(quiet):
+        for name in PRELOADED:
+            importlib.import_module(name)
 
-    def __init__(self, env: Mapping[str, str], log: Path, modules: Sequence[str] = PRELOADED) -> None:
-        """Start it; it imports swift while other things go on.
 
-        Args:
-            env: Its environment.
-            log: File for what its imports say.
-            modules: What to import for all stages.
-        """
-        self._log = log
-        log.parent.mkdir(parents=True, exist_ok=True)
-        with log.open("wb") as output:
-            self._process = subprocess.Popen(  # noqa: S603 - our own program
-                module_command("deepeyes.demo.worker", *modules),
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=output,
-                env=dict(env),
-                cwd=ROOT,
-                start_new_session=True,
-            )
+def run(
+    name: str,
+    action: Callable[[], object],
+    folder: Path,
+    on_line: Callable[[dict[str, Any]], object] = lambda _: None,
+    meanwhile: Callable[[], object] = lambda: None,
+) -> None:
+    """Run a stage in a forked process, in a process group of its own, which ends whatever happens here.
 
-    def close(self) -> None:
-        """End the worker and all that it started."""
-        _end_group(self._process)
-        for pipe in (self._process.stdin, self._process.stdout):
-            if pipe:
-                pipe.close()
+    Args:
+        name: What an error calls it.
+        action: What to do there.
+        folder: What it prints goes to `stage.log` there, and its progress lines are read from `logging.jsonl`.
+        on_line: Given each of those lines as it appears.
+        meanwhile: Done here, in a thread.
 
-    def run(
-        self,
-        module: str,
-        words: Sequence[str],
-        folder: Path,
-        on_line: Callable[[dict[str, Any]], None],
-        **settings: str,
-    ) -> None:
-        """Run a module as a program.
-
-        Args:
-            module: `swift.cli.sft` runs what the command `swift sft` runs.
-            words: Its command line.
-            folder: Its `--output_dir`, where it writes `logging.jsonl`; its output goes to `stage.log` there, the
-                command to `command.json`.
-            on_line: Given each line of `logging.jsonl` as it appears.
-            settings: Environment variables beside the worker's.
-
-        Raises:
-            DemoError: The stage failed.
-        """
-        words = [*words, "--output_dir", str(folder)]
-        (folder / "command.json").write_text(json.dumps(["python", "-m", module, *words], indent=1), encoding="utf-8")
-        log, lines = folder / "stage.log", Lines(folder / "logging.jsonl")
-        stage = {"module": module, "words": words, "settings": settings, "log": str(log)}
-
-        def tell() -> None:
+    Raises:
+        DemoError: The stage failed.
+    """
+    log, lines = folder / "stage.log", Lines(folder)
+    child = _FORK.Process(target=_act, args=(action, log))
+    helper = threading.Thread(target=meanwhile, daemon=True)
+    sys.stdout.flush()
+    child.start()
+    helper.start()  # not before: a forked process has the locks of other threads and not the threads
+    try:
+        while child.is_alive():
+            child.join(POLL_SECONDS)
             for line in lines.new():
                 on_line(line)
-
-        status = self._ask(stage, tell)
-        if status is None:
-            raise DemoError(f"the process that runs the stages ended; its output is in {self._log}")
-        if status:
-            tail = log.read_text(encoding="utf-8", errors="replace").splitlines()[-LOG_TAIL_LINES:]
-            print("\n".join(tail), file=sys.stderr)
-            raise DemoError(f"`{module}` ended with status {status}; its whole output is in {log}")
-
-    def _ask(self, stage: dict[str, Any], meanwhile: Callable[[], object]) -> int | None:
-        """Hand over a stage and wait; give its exit status, or None if the worker ended."""
-        given, answers = self._process.stdin, self._process.stdout
-        if given is None or answers is None:
-            return None
-        try:
-            given.write(json.dumps(stage).encode() + b"\n")
-            given.flush()
-        except BrokenPipeError:
-            return None
-        while not select.select([answers], [], [], POLL_SECONDS)[0]:
-            meanwhile()
-        meanwhile()
-        answer = answers.readline()
-        return int(answer) if answer else None
+    except BaseException:
+        _end_group(child)
+        raise
+    helper.join()
+    for line in lines.new():
+        on_line(line)
+    if child.exitcode:
+        tail = log.read_text(encoding="utf-8", errors="replace").splitlines()[-LOG_TAIL_LINES:]
+        print("\n".join(tail), file=sys.stderr)
+        raise DemoError(f"`{name}` ended with status {child.exitcode}; its whole output is in {log}")
 
 
-def _end_group(process: subprocess.Popen[bytes]) -> None:
+def _act(action: Callable[[], object], log: Path) -> None:
+    """Act in a process of its own."""
+    os.setsid()
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_DFL)
+    output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    for stream in (1, 2):
+        os.dup2(output, stream)
+    sys.stdout, sys.stderr = (os.fdopen(stream, "w", buffering=1) for stream in (1, 2))
+    action()
+
+
+def _end_group(child: Any) -> None:
     """End a process and all that it started."""
     for number in (signal.SIGTERM, signal.SIGKILL):
         with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, number)
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(KILL_AFTER_SECONDS)
+            os.killpg(child.pid, number)
+        child.join(KILL_AFTER_SECONDS)
 
 
-def grpo_words(*, steps: int, batch: int, generations: int) -> list[str]:
+def swift_rlhf(
+    words: Sequence[str], folder: Path, on_line: Callable[[dict[str, Any]], object], **settings: str
+) -> None:
+    """Run `swift rlhf` as `run` does: `swift.cli.rlhf` is the very file that the command starts.
+
+    Args:
+        words: Its command line, but for `--output_dir`, which is the folder; all of it goes to `command.json` there.
+        folder: As in `run`.
+        on_line: As in `run`.
+        settings: Environment variables beside those of this process.
+    """
+    words = [*words, "--output_dir", str(folder)]
+    (folder / "command.json").write_text(json.dumps(["swift", "rlhf", *words], indent=1), encoding="utf-8")
+
+    def act() -> None:
+        os.environ.update(settings)
+        sys.argv = ["rlhf", *words]
+        runpy.run_module("swift.cli.rlhf", run_name="__main__", alter_sys=True)
+
+    load_swift()
+    run("swift rlhf", act, folder, on_line)
+
+
+def grpo_words(steps: int, *, batch: int, generations: int) -> list[str]:
     """Give the command line of `swift rlhf` with the plugin, as far as both forms of the demo share it.
 
     A step's trajectories are generated together, but trained on four at a time: each holds logits over the whole
@@ -167,13 +170,13 @@ def grpo_words(*, steps: int, batch: int, generations: int) -> list[str]:
     """
     return [
         *("--rlhf_type", "grpo", *MODEL_ARGUMENTS, *TRAINING_ARGUMENTS),
-        *("--external_plugins", str(PLUGIN), str(ROOT / "deepeyes" / "demo" / "sampling.py")),
+        *("--external_plugins", str(PLUGIN)),
         *("--multi_turn_scheduler", "deepeyes_scheduler", "--max_turns", "2", "--use_vllm", "false"),
         *("--reward_funcs", "deepeyes_reward", "deepeyes_accuracy", "deepeyes_format", "deepeyes_tool"),
         *("--reward_weights", "1", "0", "0", "0"),
         *("--columns", '{"prompt": "messages"}', "--remove_unused_columns", "false"),
         *("--max_steps", str(steps), "--per_device_train_batch_size", str(MICRO_BATCH)),
         *("--gradient_accumulation_steps", str(batch // MICRO_BATCH)),
-        *("--num_generations", str(generations), "--loss_type", "bnpo", "--beta", "0"),
+        *("--num_generations", str(generations), "--loss_type", "bnpo"),
         *("--temperature", "1", "--top_k", "0", "--top_p", "1"),
     ]

@@ -12,7 +12,6 @@ Rows are in the schema of the official files, so everything after this module is
 from __future__ import annotations
 
 import io
-import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -47,7 +46,7 @@ PATTERNS = {
     "bars": ("1001", "1001", "1001", "1001"),
     "check": ("1100", "1100", "0011", "0011"),
     "slash": ("0011", "0110", "1100", "1001"),
-    "cross": ("1001", "0110", "0110", "1001"),
+    "comb": ("1010", "1010", "1010", "1010"),
     "dots": ("1010", "0101", "1010", "0101"),
     "brick": ("1001", "0110", "1001", "0110"),
     "grid": ("1010", "0101", "0101", "1010"),
@@ -174,6 +173,11 @@ def write_parquet(rows: list[dict[str, Any]], path: Path) -> Path:
     return path
 
 
+def write_rows(pictures: list[Picture], split: str, folder: Path) -> Path:
+    """Write a parquet file of pictures with their question, named after its split, and return the path."""
+    return write_parquet([row(at, picture, split) for at, picture in enumerate(pictures)], folder / f"{split}.parquet")
+
+
 def zoom_turn(box: tuple[int, ...]) -> str:
     """Write the assistant's turn that zooms to a box."""
     numbers = ", ".join(map(str, box))
@@ -184,62 +188,3 @@ def zoom_turn(box: tuple[int, ...]) -> str:
 def answer_turn(pattern: str) -> str:
     """Write the assistant's turn that answers. It has no thoughts: tokens are what the demo's time goes into."""
     return f"<answer>{pattern}</answer>"
-
-
-def trajectory(images: list[str], *, zoom_to: int | None, answer: str) -> dict[str, Any]:
-    """Spell one trajectory for supervised training, in the words in which the scheduler would hold it.
-
-    Args:
-        images: Path of the original and, with a zoom, of the crop.
-        zoom_to: The mat to whose card's place it zooms; None answers at once.
-        answer: What it answers.
-
-    Returns:
-        A row for `swift sft`: messages and images.
-    """
-    messages = [
-        {"role": "system", "content": SYSTEM},
-        {"role": "user", "content": f"<image>\n{QUESTION}\n{FORMAT}"},
-    ]
-    if zoom_to is not None:
-        messages += [
-            {"role": "assistant", "content": zoom_turn(card_box(zoom_to))},
-            {"role": "user", "content": f"<tool_response><image>\n{FORMAT}</tool_response>"},
-        ]
-    messages.append({"role": "assistant", "content": answer_turn(answer)})
-    return {"messages": messages, "images": images}
-
-
-def write_mix(folder: Path, count: int, *, seed: int, zooms: float, hits: float) -> Path:
-    """Write trajectories for `swift sft`: some zoom, the others guess at once.
-
-    A zoom to the right place reads the crop; one to a wrong place sees a bare mat, and guesses.
-
-    Args:
-        folder: Where the pictures go.
-        count: Number of trajectories.
-        seed: Seed of pictures and choices.
-        zooms: Share that zooms.
-        hits: Share of those that zoom to the card.
-
-    Returns:
-        The JSONL file.
-    """
-    folder.mkdir(parents=True)
-    rng = np.random.default_rng(seed)
-    lines = []
-    for index, picture in enumerate(sample_pictures(count, seed=seed, split="mix")):
-        original = draw(picture)
-        images = [folder / f"{index}.png"]
-        original.save(images[0])
-        answer, zoom_to = str(rng.choice(list(PATTERNS))), None
-        if rng.random() < zooms:
-            wrong = [mat for mat in range(len(MATS)) if mat != picture.mat]
-            zoom_to = picture.mat if rng.random() < hits else int(rng.choice(wrong))
-            answer = picture.pattern if zoom_to == picture.mat else answer
-            images.append(folder / f"{index}_crop.png")
-            original.crop(on_original(card_box(zoom_to))).save(images[1])
-        lines.append(json.dumps(trajectory(list(map(str, images)), zoom_to=zoom_to, answer=answer)))
-    path = folder / "mix.jsonl"
-    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
-    return path

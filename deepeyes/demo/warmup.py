@@ -1,18 +1,20 @@
-"""The demo's warm-up in plain torch: a blank model learns to see, to write a tool call and to read a crop.
+"""The demo's warm-up in plain torch: a blank model learns to see, to write a tool call, to read a crop, and to try.
 
 GRPO rewards what a policy sometimes does already, and random weights never write a valid tool call. A real run starts
-from a pretrained model; here a minute of supervised training on clean trajectories stands in for that. It is plain
-torch and not `swift sft` for speed alone: only the few hundred vocabulary rows that the trajectories use are trained,
-and all others are tied to one shared row for the time, which leaves the softmax over the full vocabulary exact. How
-often to zoom, and how reliably, is set afterwards, by `swift sft`.
+from a pretrained model; here a minute of supervised training stands in for that. Its targets are distributions: the
+text of a turn is certain, but whether to zoom, and where to, is only leaned towards what is right. The rest is left for
+GRPO to find. It is plain torch and not `swift sft` for such targets, and for speed: only the hundred vocabulary rows
+that the trajectories use are trained, and all others are tied to one shared row for the time, which leaves the softmax
+over the full vocabulary exact.
 """
 
 from __future__ import annotations
 
+import functools
 import math
+import shutil
 from collections import deque
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
@@ -20,43 +22,17 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoImageProcessor, AutoTokenizer, Qwen2_5_VLForConditionalGeneration
 
 from deepeyes.demo import task
+from deepeyes.demo.cache import add_generate
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
     from pathlib import Path
 
-IMAGE = "<|vision_start|>" + "<|image_pad|>" * (task.VIEW_SIDE // task.CELL) ** 2 + "<|vision_end|>"
+    from deepeyes.demo import logs
+    from deepeyes.demo.plan import Plan
+
 PATCH = 14
-READY_STEPS, READY = 8, 8 * 0.98
-"""The warm-up cools down once the share of right digits and answers, summed over so many steps, is this."""
-COOLING_STEPS = 40
-"""Steps over which the learning rate falls to zero at the end."""
-EMBEDDING = "model.embed_tokens.weight"
-DIGIT_WEIGHT, PATTERN_WEIGHT, OTHER_WEIGHT = 2.0, 5.0, 0.2
-"""Loss weights of a box's digits, of the answer, and of the text around them, which is the same in all trajectories."""
-
-
-@dataclass(frozen=True, slots=True)
-class WarmupSettings:
-    """How long and on what the warm-up trains.
-
-    Attributes:
-        steps: Optimizer steps at most; it ends sooner once boxes and answers are right.
-        batch_size: Trajectories a step.
-        learning_rate: Peak learning rate.
-        pictures: Different pictures.
-        guesses: Share of them that are answered at once, without a zoom.
-        seed: Seed of the pictures and of their order.
-    """
-
-    steps: int = 500
-    batch_size: int = 16
-    learning_rate: float = 2e-3
-    pictures: int = 256
-    guesses: float = 0.2
-    seed: int = 0
-
-
+SIDE = task.VIEW_SIDE // PATCH
+IMAGE = "<|vision_start|>" + "<|image_pad|>" * (task.VIEW_SIDE // task.CELL) ** 2 + "<|vision_end|>"
 PROMPT = (
     f"<|im_start|>system\n{task.SYSTEM}<|im_end|>\n<|im_start|>user\n{IMAGE}\n{task.QUESTION}\n{task.FORMAT}"
     "<|im_end|>\n<|im_start|>assistant\n"
@@ -64,85 +40,161 @@ PROMPT = (
 OBSERVATION = (
     f"\n<|im_start|>user\n<tool_response>{IMAGE}\n{task.FORMAT}</tool_response><|im_end|>\n<|im_start|>assistant\n"
 )
+BATCH_SIZE, PICTURES = 16, 256
+LEARNING_RATE, RISING_STEPS = 2e-3, 20
+"""The rate rises over so many steps."""
+SOFT_RATE = 0.5
+"""The share of the rate from which it falls to zero over the soft steps: the whole of it unsettles what was learned."""
+READY_STEPS, READY = 12, 12 * 0.99
+"""The targets become softer once the share of right places and answers, summed over so many steps, is above this."""
+EVEN = 0.5
+"""A choice whose likeliest token has no more than this is nobody's."""
+ZOOMS, HITS = 0.8, 0.5
+"""Shares of the trajectories that zoom, and of those that surely go to the right place; the others go anywhere."""
+CHOICE_WEIGHTS = 25.0, 10.0
+"""Loss weights of a token that the picture decides, in clean and in soft steps; that of the text around it is 1."""
+MARGIN = 4.0
+"""Nats by which a token that a target leaves out counts more than it is, so that it is hardly ever drawn."""
+EMBEDDING = "model.embed_tokens.weight"
 
 
-def _segments(picture: task.Picture, *, zooms: bool) -> list[tuple[str, bool]]:
-    """Spell a clean trajectory: its pieces of text, each with whether the policy wrote it."""
-    answer = (f"{task.answer_turn(picture.pattern)}<|im_end|>", True)
-    if not zooms:
-        return [(PROMPT, False), answer]
-    return [(PROMPT, False), (f"{task.zoom_turn(picture.box)}<|im_end|>", True), (OBSERVATION, False), answer]
+def spell(zoom_to: int | None, answer: str) -> list[tuple[str, bool]]:
+    """Spell a trajectory in the words in which the scheduler would hold it.
+
+    Args:
+        zoom_to: The mat to whose card's place it zooms; None answers at once.
+        answer: What it answers.
+
+    Returns:
+        Its pieces of text, each with whether the policy wrote it.
+    """
+    last = (_answer(answer), True)
+    if zoom_to is None:
+        return [(PROMPT, False), last]
+    return [(PROMPT, False), (_call(zoom_to), True), (OBSERVATION, False), last]
 
 
-class _Batches:
-    """Encodes pictures and trajectories once, in the ids of the small vocabulary, and hands out batches."""
+class Row(NamedTuple):
+    """A trajectory to train on, in ids of the small vocabulary.
 
-    def __init__(self, checkpoint: Path, settings: WarmupSettings) -> None:
+    Attributes:
+        ids: Its tokens.
+        targets: For each token, the distribution to write it from; tokens x vocabulary.
+        weights: For each token, the loss weight; zero for those that the policy does not write.
+    """
+
+    ids: torch.Tensor
+    targets: torch.Tensor
+    weights: torch.Tensor
+
+
+class Batches:
+    """Spells trajectories in the ids of the small vocabulary, and hands out batches."""
+
+    def __init__(self, checkpoint: Path, plan: Plan) -> None:
+        """Draw the pictures and spell the turns with a checkpoint's processor and tokenizer."""
         tokenizer: Any = AutoTokenizer.from_pretrained(checkpoint)
         processor: Any = AutoImageProcessor.from_pretrained(checkpoint)  # type: ignore[no-untyped-call]
-        pictures = task.sample_pictures(settings.pictures, seed=settings.seed, split="warm-up")
-        originals = [task.draw(picture) for picture in pictures]
-        side = (task.VIEW_SIDE, task.VIEW_SIDE)
-        images = [original.resize(side) for original in originals]
-        images += [
-            original.crop(task.on_original(picture.box)) for original, picture in zip(originals, pictures, strict=True)
-        ]
-        self.pixels = processor(images, return_tensors="pt")["pixel_values"].view(2, len(pictures), -1, 1176)
-        self._rng = np.random.default_rng(settings.seed)
-        self._zooms = self._rng.random(len(pictures)) >= settings.guesses
-        encoded = [
-            [(tokenizer(text)["input_ids"], written) for text, written in _segments(picture, zooms=bool(zooms))]
-            for picture, zooms in zip(pictures, self._zooms, strict=True)
-        ]
-        self.vocabulary = sorted({token for row in encoded for ids, _ in row for token in ids})
+        self._plan, self._rng = plan, np.random.default_rng(plan.seed)
+        self._pictures = task.sample_pictures(PICTURES, seed=plan.seed, split="warm-up")
+        mats = range(len(task.MATS))
+        self._images = []
+        for picture in self._pictures:  # the view and the crop of each place
+            original = task.draw(picture)
+            crops = [original.crop(task.on_original(task.card_box(mat))) for mat in mats]
+            images = [original.resize((task.VIEW_SIDE, task.VIEW_SIDE)), *crops]
+            pixels = processor(images, return_tensors="pt")["pixel_values"]
+            self._images.append(pixels.view(len(images), SIDE * SIDE, -1).half())
+        calls = [_call(mat) for mat in mats]
+        answers = [_answer(pattern) for pattern in task.PATTERNS]
+        encoded = {text: tokenizer(text)["input_ids"] for text in (PROMPT, OBSERVATION, *calls, *answers)}
+        self.vocabulary = sorted({token for ids in encoded.values() for token in ids})
         small = {token: at for at, token in enumerate(self.vocabulary)}
+        self._spelt = {text: [small[token] for token in ids] for text, ids in encoded.items()}
+        self._open = {text: _open_tokens(text, turns, self._spelt) for turns in (calls, answers) for text in turns}
+        self._coordinates = [[self._spelt[call][at] for at in self._open[call]] for call in calls]
+        self.names = {name: self._spelt[_answer(name)][self._open[_answer(name)][0]] for name in task.PATTERNS}
+        self._openings = {self._spelt[calls[0]][0]: plan.zooms, self._spelt[answers[0]][0]: 1 - plan.zooms}
         self.image_token = small[tokenizer.convert_tokens_to_ids("<|image_pad|>")]
         self.vision_start = small[tokenizer.convert_tokens_to_ids("<|vision_start|>")]
-        self.padding = small[tokenizer.convert_tokens_to_ids("<|im_end|>")]
-        answers = {tokenizer(f"<answer>{pattern}</answer>")["input_ids"][3] for pattern in task.PATTERNS}
-        digits = set(tokenizer("0123456789")["input_ids"])
 
-        def weight(token: int, *, zooms: bool) -> float:
-            if token in answers and zooms:
-                return PATTERN_WEIGHT
-            return DIGIT_WEIGHT if token in digits else OTHER_WEIGHT
-
-        self.rows = [
-            [
-                (small[token], weight(token, zooms=bool(zooms)) if written else 0.0)
-                for ids, written in row
-                for token in ids
-            ]
-            for row, zooms in zip(encoded, self._zooms, strict=True)
+    @functools.cache  # noqa: B019 - as long-lived as the training
+    def row(self, place: int, pattern: str, zoom_to: int | None, right: float) -> Row:
+        """Spell a trajectory on a picture whose card lies in a place and bears a pattern."""
+        answer = {self.names[pattern]: 1.0}
+        if zoom_to != place:  # there is nothing to read
+            answer = dict.fromkeys(self.names.values(), 1 / len(self.names))
+        coordinates = [
+            {mine: right, other: 1 - right}
+            for mine, other in zip(self._coordinates[place], self._coordinates[len(task.MATS) - 1 - place], strict=True)
         ]
-        self.digits = torch.tensor([token in digits for token in self.vocabulary])
-        self._size = settings.batch_size
+        ids: list[int] = []
+        targets: list[dict[int, float]] = []
+        weights: list[float] = []
+        for text, written in spell(zoom_to, pattern):
+            asked = iter([answer] if text == _answer(pattern) else coordinates)
+            for at, token in enumerate(self._spelt[text]):
+                choice = at in self._open.get(text, ())
+                first = written and not any(weights)
+                ids.append(token)
+                targets.append(next(asked) if choice else self._openings if first else {token: 1.0})
+                weights.append(CHOICE_WEIGHTS[right < 1] if choice else float(written))
+        dense = torch.zeros(len(ids), len(self.vocabulary) + 1)
+        for row, target in zip(dense, targets, strict=True):
+            row[list(target)] = torch.tensor(list(target.values()))
+        return Row(torch.tensor(ids), dense, torch.tensor(weights))
 
-    def draw(self) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
-        """Give the model's inputs and the loss weight of each token, zero for those that the policy does not write."""
-        chosen = self._rng.integers(len(self.rows), size=self._size)
-        rows = [self.rows[int(at)] for at in chosen]
-        length = max(map(len, rows))
-        ids = torch.full((len(rows), length), self.padding)
-        attention = torch.zeros_like(ids)
-        weights = torch.zeros(ids.shape)
-        for at, row in enumerate(rows):
-            ids[at, : len(row)] = torch.tensor([token for token, _ in row])
-            attention[at, : len(row)] = 1
-            weights[at, : len(row)] = torch.tensor([weight for _, weight in row])
-        side = task.VIEW_SIDE // PATCH
-        pixels = torch.cat([self.pixels[: 1 + int(self._zooms[at]), at].flatten(0, 1) for at in chosen])
+    def draw(self, right: float) -> tuple[dict[str, torch.Tensor], torch.Tensor, torch.Tensor]:
+        """Give the model's inputs, and the targets and weights of their tokens.
+
+        Args:
+            right: Probability that the targets give to each coordinate of the right place.
+        """
+        rows, pixels = [], []
+        for at in self._rng.integers(PICTURES, size=BATCH_SIZE):
+            picture, images = self._pictures[at], self._images[at]
+            shown = [images[0]]
+            zoom_to = None
+            if self._rng.random() < ZOOMS:
+                sure = self._rng.random() < HITS
+                zoom_to = picture.mat if sure else int(self._rng.integers(len(task.MATS)))
+                shown.append(images[1 + zoom_to])
+            pixels += shown
+            rows.append(self.row(picture.mat, picture.pattern, zoom_to, right))
+        ids, targets, weights = (
+            torch.nn.utils.rnn.pad_sequence(list(column), batch_first=True) for column in zip(*rows, strict=True)
+        )
         inputs = {
             "input_ids": ids,
-            "attention_mask": attention,
+            "attention_mask": torch.nn.utils.rnn.pad_sequence(
+                [torch.ones_like(row.ids) for row in rows], batch_first=True
+            ),
             "mm_token_type_ids": (ids == self.image_token).long(),
-            "pixel_values": pixels,
-            "image_grid_thw": torch.tensor([[1, side, side]] * (len(pixels) // side**2)),
+            "pixel_values": torch.cat(pixels).float(),
+            "image_grid_thw": torch.tensor([[1, SIDE, SIDE]] * len(pixels)),
         }
-        return inputs, weights
+        return inputs, targets, weights
 
 
-def _shrink(model: Any, batches: _Batches) -> torch.nn.Embedding:
+def _call(mat: int) -> str:
+    return f"{task.zoom_turn(task.card_box(mat))}<|im_end|>"
+
+
+def _answer(pattern: str) -> str:
+    return f"{task.answer_turn(pattern)}<|im_end|>"
+
+
+def _open_tokens(text: str, turns: list[str], spelt: dict[str, list[int]]) -> list[int]:
+    """Find the tokens of a turn that the ones before them leave open: another turn goes on otherwise."""
+    mine = spelt[text]
+    return [
+        at
+        for at, token in enumerate(mine)
+        if any(spelt[turn][:at] == mine[:at] and spelt[turn][at] != token for turn in turns)
+    ]
+
+
+def _shrink(model: Any, batches: Batches) -> torch.nn.Embedding:
     """Give the model a vocabulary of the used rows and one row that stands for all others."""
     full = model.get_input_embeddings().weight.data
     small = torch.nn.Embedding(len(batches.vocabulary) + 1, full.shape[1])
@@ -155,57 +207,59 @@ def _shrink(model: Any, batches: _Batches) -> torch.nn.Embedding:
     return small
 
 
-def warm_up(source: Path, target: Path, settings: WarmupSettings, progress: Callable[[int, int, str], None]) -> None:
-    """Train a checkpoint on clean trajectories.
+def warm_up(source: Path, target: Path, plan: Plan, progress: logs.Writer) -> None:
+    """Train a checkpoint.
 
     Args:
         source: The checkpoint to start from; it is left as it is.
-        target: Directory of the trained checkpoint; made here, with every file of the source.
-        settings: How long and on what.
-        progress: Told after each step: the steps done, the steps in all, and a few figures.
+        target: Directory of the trained checkpoint.
+        plan: How long and on what.
+        progress: Told of every tenth step.
     """
-    torch.manual_seed(settings.seed)
-    batches = _Batches(source, settings)
+    torch.manual_seed(plan.seed)
+    batches = Batches(source, plan)
     model: Any = Qwen2_5_VLForConditionalGeneration.from_pretrained(source, dtype=torch.float32)
     full = model.get_input_embeddings().weight.data
     small = _shrink(model, batches)
     others = torch.zeros(len(batches.vocabulary) + 1)
     others[-1] = math.log(len(full) - len(batches.vocabulary))
+    names = torch.tensor(list(batches.names.values()))
     parameters = list(model.model.parameters())
-    optimizer = torch.optim.AdamW(parameters, lr=settings.learning_rate, betas=(0.9, 0.98), weight_decay=0.0)
-    recent: deque[tuple[float, float]] = deque(maxlen=READY_STEPS)
-    end = settings.steps
-    for step in range(settings.steps):
-        optimizer.param_groups[0]["lr"] = settings.learning_rate * min(
-            1.0, (step + 1) / 20, (end - step) / COOLING_STEPS
-        )
-        inputs, weights = batches.draw()
+    optimizer = torch.optim.AdamW(parameters, betas=(0.9, 0.98), weight_decay=0.0)
+    recent: deque[float] = deque(maxlen=READY_STEPS)
+    clean_steps, step = plan.clean_steps, 0
+    while step < (steps := clean_steps + plan.soft_steps):
+        clean = step < clean_steps
+        rate = min((step + 1) / RISING_STEPS, 1.0) if clean else SOFT_RATE * (steps - step) / plan.soft_steps
+        optimizer.param_groups[0]["lr"] = LEARNING_RATE * rate
+        softness = 0.0 if clean else min(1.0, 2 * (step - clean_steps + 1) / plan.soft_steps)
+        inputs, targets, weights = batches.draw(round(1 - softness * (1 - plan.right), 2))
         hidden = model.model(**inputs).last_hidden_state[:, :-1]
         here = weights[:, 1:] > 0
-        targets, weight = inputs["input_ids"][:, 1:][here], weights[:, 1:][here]
+        wanted, weight = targets[:, 1:][here], weights[:, 1:][here]
         logits = hidden[here] @ small.weight.T + others
-        losses = torch.nn.functional.cross_entropy(logits, targets, reduction="none")
+        logps = (logits + MARGIN * (wanted == 0)).log_softmax(1)
         optimizer.zero_grad()
-        ((losses * weight).sum() / weight.sum()).backward()  # type: ignore[no-untyped-call]
+        (-(wanted * logps).sum(1) @ weight / weight.sum()).backward()
         torch.nn.utils.clip_grad_norm_(parameters, 1.0)
         optimizer.step()
-        right = (logits.argmax(1) == targets).float()
-        boxes, answers = (right[mask].mean().item() for mask in (batches.digits[targets], weight == PATTERN_WEIGHT))
-        progress(step + 1, end, f"digits right {boxes:.2f}, answers right {answers:.2f}")
-        recent.append((boxes, answers))
-        if end == settings.steps and len(recent) == READY_STEPS and min(map(sum, zip(*recent, strict=True))) >= READY:
-            end = min(end, step + 1 + COOLING_STEPS)
-        if step + 1 == end:
-            break
+        step += 1
+        hits, known = logits.argmax(1) == wanted.argmax(1), (weight > 1) & (wanted.amax(1) > EVEN)
+        read = wanted[:, names].sum(1) > 0
+        places, answers = (hits[known & mask].float().mean().item() for mask in (~read, read))
+        recent.append(min(places, answers))
+        if clean and sum(recent) > READY:
+            clean_steps = step
+        if step % 10 == 0:
+            progress.step(step, steps, f"places right {places:.2f}, answers right {answers:.2f}")
     _save(source, target, model, small, batches.vocabulary)
 
 
 def _save(source: Path, target: Path, model: Any, small: torch.nn.Embedding, vocabulary: list[int]) -> None:
     """Write the trained weights over those of the source, under its names."""
-    target.mkdir(parents=True, exist_ok=True)
     for file in source.iterdir():
-        if file.suffix != ".safetensors":
-            (target / file.name).write_bytes(file.read_bytes())
+        if file.suffix in (".json", ".jinja"):
+            shutil.copy(file, target)
     trained = {name.replace("model.visual.", "visual."): value for name, value in model.state_dict().items()}
     trained = {name.replace("model.language_model.", "model."): value for name, value in trained.items()}
     weights = load_file(source / "model.safetensors")
@@ -215,3 +269,4 @@ def _save(source: Path, target: Path, model: Any, small: torch.nn.Embedding, voc
     weights[EMBEDDING] = small.weight.data[-1].repeat(len(weights[EMBEDDING]), 1)
     weights[EMBEDDING][vocabulary] = small.weight.data[:-1]
     save_file(weights, target / "model.safetensors", metadata={"format": "pt"})
+    add_generate(target)

@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from deepeyes.demo import cli, task
+from deepeyes.demo import cli
 from deepeyes.demo.plumbing import COLUMNS
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -25,19 +25,18 @@ class TestStop:
 
     @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
     def test_signal_ends_the_whole_process_group(self, tmp_path: Path, number: signal.Signals) -> None:
-        """The real program, with a model in its cache and a worker that starts a child and never ends."""
-        worker, child = tmp_path / "worker", tmp_path / "child"
-        worker.write_text(f"#!/bin/sh\nsleep 300 &\necho $! > {child}\nwait\n")
-        worker.chmod(0o755)
+        """The real program, with a first stage that starts a child and never ends."""
+        child = tmp_path / "child"
         script = tmp_path / "stop.py"
         script.write_text(
-            f"import sys; sys.path[:0] = [{str(ROOT)!r}]; sys.executable = {str(worker)!r}; "
-            "from deepeyes.demo import cli as demo, plumbing; plumbing.build_model = lambda cache, _: cache.directory; "
-            f"sys.argv = ['demo.py', '--dataset', {str(tmp_path / 'rows.parquet')!r}]; demo.end_on_signals(); "
-            "sys.exit(demo.main(sys.argv[1:]))"
+            f"import subprocess, sys; sys.path[:0] = [{str(ROOT)!r}]\n"
+            "from deepeyes import tiny_model\n"
+            "from deepeyes.demo import cli\n"
+            f"tiny_model.build = lambda *_, **__: subprocess.run('echo $$ > {child}; sleep 300', shell=True)\n"
+            "cli.stages.PRELOADED = ('json',)\n"
+            "cli.end_on_signals()\n"
+            "sys.exit(cli.main([]))\n"
         )
-        rows = [task.row(0, task.sample_pictures(1, seed=0, split="test")[0], "test")]
-        task.write_parquet(rows, tmp_path / "rows.parquet")
         env = os.environ | {"DEEPEYES_CACHE": str(tmp_path / "cache")}
         process = subprocess.Popen([sys.executable, script], env=env, stderr=subprocess.PIPE, text=True)
         deadline = time.monotonic() + 120

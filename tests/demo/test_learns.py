@@ -16,7 +16,7 @@ import pytest
 from PIL import Image
 from servers import KIND, ROOT, SWIFT, environment, free_port, serving
 
-from deepeyes.demo import sampling, task
+from deepeyes.demo import logs, task
 from deepeyes.demo.verdict import interval
 from deepeyes.evaluation.comparing import compare_runs
 
@@ -45,7 +45,7 @@ def mat_of(png: bytes) -> int:
 
 
 LEVEL = re.compile(r"accuracy is 0\.\d\d, and 0\.8 is wanted")
-"""What twelve steps may lack: a broken loop lacks more."""
+"""What the short form may lack: a broken loop lacks more."""
 
 
 class Learned(NamedTuple):
@@ -58,10 +58,10 @@ class Learned(NamedTuple):
 
 @pytest.fixture(scope="module")
 def learned(tmp_path_factory: pytest.TempPathFactory) -> Learned:
-    """The short form with some more steps, of the first of two seeds that learns."""
+    """The short form, of the first of two seeds that learns."""
     directory = tmp_path_factory.mktemp("demo")
     for seed in (1, 2):  # GRPO depends on luck, and a broken loop has none of it
-        done = run_demo(directory / str(seed), "--quick", "--steps", "12", "--seed", str(seed))
+        done = run_demo(directory / str(seed), "--quick", "--seed", str(seed))
         found = next((directory / str(seed) / "cache").glob("grpo-*/demo.json"), None)
         assert found, done.stdout[-3000:] + done.stderr[-3000:]
         report = json.loads(found.read_text())
@@ -104,7 +104,7 @@ class TestDeployed:
         pictures = task.sample_pictures(learned.report["plan"]["held_out"], seed=learned.seed, split="held-out")
         rows = [task.row(at, picture, "held-out") for at, picture in enumerate(pictures)]
         bench = task.write_parquet(rows, directory / "held_out.parquet")
-        (checkpoint,) = learned.folder.glob("checkpoint-*")
+        checkpoint = logs.best_checkpoint(learned.folder)
         deploy = [SWIFT, "deploy", "--model", checkpoint, *KIND, "--served_model_name", "tiny", "--port", port]
         deploy += ["--host", "127.0.0.1", "--infer_backend", "vllm", "--torch_dtype", "float32"]
         deploy += ["--vllm_enforce_eager", "true", "--vllm_max_model_len", 1024, "--load_args", "false"]
@@ -112,7 +112,6 @@ class TestDeployed:
         # Sampled as the demo samples.
         asked = ["--bench", bench, "--url", url, "--max-pixels", task.MAX_PIXELS, "--crop-source", "original"]
         asked += ["--max-turns", 2, "--max-tokens", 60, "--temperature", 1]
-        asked += ["--extra", json.dumps({"min_p": sampling.MIN_P})]
         reports = {}
         with serving(deploy, url=f"{url}/models", log=directory / "log"):
             for name, option in {"zoom": (), "blank": ("--blank-crops",), "no_tool": ("--no-tool",)}.items():

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from PIL import Image
 
@@ -13,18 +13,40 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
+def line(step: int, prefix: str = "", **more: Any) -> dict[str, Any]:
+    """What swift logs of a step."""
+    means = {f"{prefix}rewards/DeepEyes{name}/mean": step / 20 for name in ("Reward", "Accuracy", "Format", "Tool")}
+    names = {f"{prefix}reward": step / 20, f"{prefix}num_turns": 1.5, "global_step/max_steps": f"{step}/20"}
+    return means | names | more
+
+
+def write(folder: Path) -> None:
+    """Write the log of a run of twenty steps with two looks at the validation."""
+    lines = [line(step) for step in range(1, 21)] + [line(step, "eval_") for step in (10, 20)]
+    lines.append({"train_runtime": 1.0, "best_model_checkpoint": "/elsewhere/checkpoint-10"})
+    (folder / "logging.jsonl").write_text("".join(f"{json.dumps(one)}\n" for one in lines))
+
+
+class TestLogs:
+    """What swift logged."""
+
+    def test_steps_and_looks_at_the_validation_are_told_apart(self, tmp_path: Path) -> None:
+        write(tmp_path)
+        assert [one["step"] for one in logs.read_steps(tmp_path)] == list(range(1, 21))
+        assert logs.read_validation(tmp_path) == [
+            {"step": step, "turns": 1.5, **dict.fromkeys(("reward", "accuracy", "format", "tool"), step / 20)}
+            for step in (10, 20)
+        ]
+
+    def test_best_checkpoint_is_found_where_the_run_lies_now(self, tmp_path: Path) -> None:
+        write(tmp_path)
+        assert logs.best_checkpoint(tmp_path) == tmp_path / "checkpoint-10"
+
+
 class TestPlot:
     """The picture of the curves."""
 
     def test_curves_of_a_run_become_a_png(self, tmp_path: Path) -> None:
-        steps = [dict.fromkeys(("reward", "accuracy", "tool_use", "turns"), at / 20) for at in range(20)]
-        plot.draw(steps, tmp_path / "demo.png")
+        write(tmp_path)
+        plot.draw(logs.read_steps(tmp_path), logs.read_validation(tmp_path), tmp_path / "demo.png")
         assert Image.open(tmp_path / "demo.png").width > 1000
-
-    def test_tool_use_is_read_from_the_trace(self, tmp_path: Path) -> None:
-        lines = [{"step": step, "num_zooms": zooms} for step, zooms in ((1, 0), (1, 2), (2, 1), (2, 1))]
-        (tmp_path / "trajectories-0.jsonl").write_text("".join(f"{json.dumps(line)}\n" for line in lines))
-        assert logs.read_tool_use(tmp_path) == [0.5, 1.0]
-
-    def test_mean_trails(self) -> None:
-        assert plot.trailing_mean([1, 2, 3, 4], window=2) == [1, 1.5, 2.5, 3.5]

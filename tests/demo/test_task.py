@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import io
-import json
 import os
 import subprocess
 import sys
@@ -65,14 +64,6 @@ class TestTask:
         assert Image.open(io.BytesIO(row["images"][0]["bytes"])).size == (448, 448)
         assert row["extra_info"]["question"] in row["prompt"][-1]["content"]
 
-    def test_mix_has_the_shares_asked_for(self, tmp_path: Path) -> None:
-        path = task.write_mix(tmp_path / "mix", 200, seed=0, zooms=0.4, hits=0.5)
-        rows = [json.loads(line) for line in path.read_text().splitlines()]
-        zooming = [row for row in rows if len(row["images"]) == 2]
-        assert len(rows) == 200
-        assert 60 <= len(zooming) <= 100
-        assert all(len(row["messages"]) == (5 if row in zooming else 3) for row in rows)
-
 
 class TestTrajectories:
     """What the warm-up teaches is what the scheduler does."""
@@ -110,8 +101,11 @@ request.messages.append({"role": "assistant", "content": turn})
 choice = ChatCompletionResponseChoice(0, ChatMessage("assistant", turn), "stop", token_ids=[1])
 asyncio.run(scheduler.on_turn_end(request, choice, 1))
 scheduler.step(request, choice, 1)
-taught = task.trajectory(["a", "b"], zoom_to=picture.mat, answer=picture.pattern)["messages"][:-1]
-assert request.messages == taught, (request.messages, taught)
+from deepeyes.demo import warmup
+prompt = "".join(f"<|im_start|>{one['role']}\\n{one['content']}<|im_end|>\\n" for one in request.messages)
+prompt = prompt.replace("<image>", warmup.IMAGE) + "<|im_start|>assistant\\n"
+taught = "".join(text for text, _ in warmup.spell(picture.mat, picture.pattern)[:-1])
+assert prompt == taught, (prompt, taught)
 crop = Image.open(io.BytesIO(image_bytes(request.images[1]))).convert("RGB")
 assert crop.tobytes() == task.draw(picture).crop(task.on_original(picture.box)).tobytes(), crop.size
 print("same conversation, same crop")

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from deepeyes.demo.verdict import Best, best_on_the_way, interval, judge
+from deepeyes.demo.verdict import interval, judge
 
 
 def outcome(**figures: float) -> dict[str, Any]:
@@ -16,14 +16,14 @@ def outcome(**figures: float) -> dict[str, Any]:
 
 BEFORE = outcome(tool_use=0.4, hits=0.5, accuracy=0.3, reward=0.6)
 AFTER = {"TRUE_CROP": outcome(), "BLANK_CROP": outcome(accuracy=0.12), "NO_TOOL": outcome(accuracy=0.12)}
-ON_THE_WAY = [0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.9, 0.9, 0.9, 0.9]
+VALIDATION = [{"step": 8, "accuracy": 0.6}, {"step": 16, "accuracy": 0.9}]
 
 
 class TestVerdict:
     """Every figure is asked for."""
 
     def test_rise_that_needs_the_crop_is_learned(self) -> None:
-        verdict = judge(BEFORE, AFTER, 0.16, ON_THE_WAY)
+        verdict = judge(BEFORE, AFTER, 0.16, VALIDATION)
         assert verdict.learned
         assert str(verdict).startswith("LEARNED on 256 held-out pictures: tool use 0.40 [0.34, 0.46] -> 0.95")
         assert "\n" not in str(verdict)
@@ -53,23 +53,12 @@ class TestVerdict:
 
     def test_run_that_fell_apart_is_not_learned_and_says_after_which_step(self) -> None:
         after = {**AFTER, "TRUE_CROP": outcome(accuracy=0.85)}
-        falling = [0.5, 0.8, 1.0, 1.0, 1.0, 1.0, 0.9, 0.8]
+        falling = [{"step": 8, "accuracy": 0.97}, {"step": 16, "accuracy": 0.9}]
         assert judge(BEFORE, after, 0.16, falling).lacks == (
-            "it fell apart after step 7: accuracy was 0.98 in steps 3 to 7",
+            "it fell apart after step 8: accuracy on the validation was 0.97",
         )
         assert judge(BEFORE, AFTER, 0.16, falling).learned  # 0.90 is within ten points
 
     def test_interval_is_wilsons(self) -> None:
         assert np.allclose(interval(0.5, 100), (0.4038, 0.5962), atol=1e-4)
         assert np.allclose(interval(0.0, 100), (0.0, 0.0370), atol=1e-4)
-
-
-class TestBest:
-    """The best on the way is that of a window, so that one lucky step does not count."""
-
-    def test_it_is_a_mean_and_the_latest_of_equals(self) -> None:
-        assert best_on_the_way([0.0, 1.0, 0.0, 1.0, 0.0], window=2) == Best(0.5, 5)
-        assert best_on_the_way([0.0, 1.0, 1.0, 0.0], window=2) == Best(1.0, 3)
-
-    def test_too_few_steps_have_none(self) -> None:
-        assert best_on_the_way([1.0] * 4) is None
