@@ -139,7 +139,7 @@ def measure_speed(url: str) -> None:
         count = 4 * concurrency
         with client_of(url, concurrency) as client:
             client.verdicts(questions(concurrency, start=count))  # connects
-            took = seconds(lambda client=client, count=count: client.verdicts(questions(count)), 3)  # type: ignore[misc]  # mypy infers no lambda with defaults
+            took = seconds(partial(client.verdicts, questions(count)), 3)
         report(f"{count} answers, {concurrency} in flight", took, LATENCY * math.ceil(count / concurrency))
 
     groups = [question for question in questions(18) for _ in range(5)] + questions(6)  # 6 groups of 16
@@ -147,7 +147,7 @@ def measure_speed(url: str) -> None:
         settings = Settings(judge=JudgeSettings(urls=(url,), concurrency=8))
         with contextlib.closing(Judge(settings)) as judge:
             judge.verdicts(questions(8, start=1000))  # connects
-            took = seconds(lambda judge=judge, batch=batch: judge.verdicts(batch))  # type: ignore[misc]  # mypy infers no lambda with defaults
+            took = seconds(partial(judge.verdicts, batch))
         report(f"{name}, 8 in flight", took, LATENCY * math.ceil(18 / 8))
 
 
@@ -158,7 +158,7 @@ def measure_memory(url: str) -> None:
         with client_of(url, 256) as client:
             client.verdicts(questions(256))
             tracemalloc.start()
-            took = seconds(lambda client=client, batch=batch: client.verdicts(batch))  # type: ignore[misc]  # mypy infers no lambda with defaults
+            took = seconds(partial(client.verdicts, batch))
             peak = tracemalloc.get_traced_memory()[1]
             tracemalloc.stop()
         print(f"{count:6d} answers in {took:.1f} s while memory is traced: at most {peak / 1e6:.1f} MB more")

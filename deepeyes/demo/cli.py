@@ -9,7 +9,6 @@ Each stage is kept under DEEPEYES_CACHE and reused as long as nothing that made 
 
 from __future__ import annotations
 
-import argparse
 import os
 import signal
 import sys
@@ -50,11 +49,11 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--dataset", type=Path, help="own rows in the official schema: a few steps of a random model")
     parser.add_argument("--quick", action="store_true", help="fewer steps and questions")
     parser.add_argument("--seed", type=int, default=SEED, help=f"seed of everything (default: {SEED})")
-    parser.add_argument("--steps", type=int, help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)
     if options.quick and options.dataset:
         parser.error("--quick is the short form of the demo that learns, which makes its own pictures")
     directory = cache_directory(os.environ)
+    errors = sys.stderr  # also while swift is imported, whose words go nowhere
     console = Console(2 if options.dataset else 5)
     cache = Cache(directory, console.say)
     try:
@@ -63,12 +62,11 @@ def main(arguments: list[str] | None = None) -> int:
             plumbing(options.dataset, cache, console, options.seed)
             return 0
         plan = replace(Plan(seed=options.seed), **(QUICK if options.quick else {}))
-        plan = replace(plan, grpo_steps=options.steps or plan.grpo_steps)
         Demo(plan, cache, console).run()
     except stages.DemoError as error:
-        print(f"demo: {error}", file=sys.stderr)
+        print(f"demo: {error}", file=errors)
         return 1
     except KeyboardInterrupt:
-        print("\ndemo: stopped; finished stages are kept and will be reused", file=sys.stderr)
+        print("\ndemo: stopped; finished stages are kept and will be reused", file=errors)
         return 130
     return 0

@@ -101,8 +101,8 @@ def run(
     helper = threading.Thread(target=meanwhile, daemon=True)
     sys.stdout.flush()
     child.start()
-    helper.start()  # not before: a forked process has the locks of other threads and not the threads
     try:
+        helper.start()  # not before: a forked process has the locks of other threads and not the threads
         while child.is_alive():
             child.join(POLL_SECONDS)
             for line in lines.new():
@@ -137,6 +137,7 @@ def _end_group(child: Any) -> None:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(child.pid, number)
         child.join(KILL_AFTER_SECONDS)
+    child.kill()  # where it was too young to have a group: this program would wait for it
 
 
 def swift_rlhf(

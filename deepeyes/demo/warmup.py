@@ -120,7 +120,14 @@ class Batches:
 
     @functools.cache  # noqa: B019 - as long-lived as the training
     def row(self, place: int, pattern: str, zoom_to: int | None, right: float) -> Row:
-        """Spell a trajectory on a picture whose card lies in a place and bears a pattern."""
+        """Spell a trajectory.
+
+        Args:
+            place: The mat on which the card lies.
+            pattern: What it bears.
+            zoom_to: The mat to whose card's place the trajectory zooms; None answers at once.
+            right: Probability that the targets give to each coordinate of the right place.
+        """
         answer = {self.names[pattern]: 1.0}
         if zoom_to != place:  # there is nothing to read
             answer = dict.fromkeys(self.names.values(), 1 / len(self.names))

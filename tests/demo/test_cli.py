@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import signal
 import subprocess
@@ -48,6 +49,19 @@ class TestStop:
         assert process.returncode == 130
         state = Path(f"/proc/{child.read_text().strip()}/stat")
         assert not state.exists() or state.read_text().split()[2] == "Z"
+
+    def test_stop_is_told_though_swift_is_being_imported(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        def stop(_: object) -> None:
+            monkeypatch.setattr(sys, "stderr", io.StringIO())  # as the import does for its time
+            raise KeyboardInterrupt
+
+        monkeypatch.setenv("DEEPEYES_CACHE", str(tmp_path))
+        monkeypatch.setattr(cli.Demo, "run", stop)
+        assert cli.main([]) == 130
+        monkeypatch.undo()
+        assert "stopped" in capsys.readouterr().err
 
 
 class TestDataset:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import signal
 import sys
 import time
 from typing import TYPE_CHECKING, Any
+from unittest import mock
 
 import pytest
 
@@ -71,6 +73,27 @@ class TestRun:
         with pytest.raises(ProcessLookupError):
             os.kill(seen[0], 0)
         assert done.exists()
+
+    def test_what_is_too_young_to_have_a_group_is_ended_too(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(stages.os, "setsid", lambda: None)
+        monkeypatch.setattr(stages.os, "killpg", mock.Mock(side_effect=ProcessLookupError))
+        monkeypatch.setattr(stages, "KILL_AFTER_SECONDS", 0.1)
+
+        def act() -> None:
+            logs.Writer(tmp_path).write({"pid": os.getpid()})
+            time.sleep(30)
+
+        def note(_: dict[str, Any]) -> None:
+            raise KeyboardInterrupt
+
+        with pytest.raises(KeyboardInterrupt):
+            stages.run("probe", act, tmp_path, note)
+        deadline = time.monotonic() + 10
+        while multiprocessing.active_children():
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
 
     def test_something_else_goes_on_meanwhile(self, tmp_path: Path) -> None:
         done: list[int] = []
