@@ -21,13 +21,10 @@ class Writer:
         self._file = (folder / NAME).open("w", encoding="utf-8", buffering=1)
         self._begin = time.monotonic()
 
-    def write(self, line: Mapping[str, Any]) -> None:
-        """Write a line."""
+    def step(self, step: int, steps: int, text: str, **figures: object) -> None:
+        """Write that a step of so many is done, and what it found."""
+        line = {"step": step, "steps": steps, "seconds": time.monotonic() - self._begin, "text": text, **figures}
         self._file.write(json.dumps(line) + "\n")
-
-    def step(self, step: int, steps: int, text: str) -> None:
-        """Write that a step of so many is done."""
-        self.write({"step": step, "steps": steps, "seconds": time.monotonic() - self._begin, "text": text})
 
 
 class Lines:
@@ -73,6 +70,6 @@ def read_validation(folder: Path) -> list[dict[str, float]]:
 
 
 def best_checkpoint(folder: Path) -> Path:
-    """Give the checkpoint of a GRPO run that did best on its validation questions."""
-    named = [line["best_model_checkpoint"] for line in Lines(folder).new() if "best_model_checkpoint" in line]
-    return folder / str(named[-1]).rpartition("/")[2]
+    """Give the checkpoint of a GRPO run that did best on its validation questions; of equals, the last."""
+    best = max(read_validation(folder), key=lambda look: (look["reward"], look["step"]))
+    return folder / f"checkpoint-{best['step']}"

@@ -8,8 +8,7 @@ from __future__ import annotations
 import copy
 import io
 import os
-from dataclasses import asdict, dataclass
-from enum import Enum
+from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -36,40 +35,8 @@ MAX_TOKENS = 60
 BATCH_SIZE = 64
 
 
-class Mode(str, Enum):
-    """What a zoom shows: the crop, a grey one of its size, or nothing, since the policy is made to answer at once."""
-
-    TRUE_CROP = "true crop"
-    BLANK_CROP = "blanked crop"
-    NO_TOOL = "tool off"
-
-
-@dataclass(frozen=True, slots=True)
-class Outcome:
-    """Means over the trajectories of an evaluation, one a question.
-
-    Attributes:
-        questions: How many.
-        tool_use: Share of trajectories in which a crop reached the policy.
-        hits: Share of trajectories whose (last) crop holds the place of the answer, among those that zoomed.
-        accuracy: Share of right answers.
-        reward: Mean total reward.
-        format: Mean format signal, -1 to 0.
-        turns: Mean number of turns.
-    """
-
-    questions: int
-    tool_use: float
-    hits: float
-    accuracy: float
-    reward: float
-    format: float
-    turns: float
-
-    def __str__(self) -> str:
-        """Give the main figures."""
-        zooms = f"tool use {self.tool_use:.2f} (right place {self.hits:.2f})"
-        return f"{zooms}  accuracy {self.accuracy:.2f}  reward {self.reward:.2f}"
+MODES = {"TRUE_CROP": "true crop", "BLANK_CROP": "blanked crop", "NO_TOOL": "tool off"}
+"""What a zoom shows: the crop, a grey one of its size, or nothing, since the policy is made to answer at once."""
 
 
 class Evaluator:
@@ -160,46 +127,44 @@ def _blanked(output: RolloutOutput) -> RolloutInferRequest:
 
 def outcome_of(
     rows: Sequence[dict[str, Any]], boxes: Sequence[tuple[int, ...]], outputs: Sequence[RolloutOutput]
-) -> Outcome:
+) -> dict[str, float]:
     """Score trajectories as the rewards do, and average.
 
     Args:
         rows: Dataset rows in the official schema.
         boxes: For each row, the box in pixels of the view that holds the answer.
         outputs: For each row, the trajectory.
+
+    Returns:
+        The number of `questions`, and means over them: `tool_use` (a crop reached the policy), `accuracy`, `reward`,
+        `format` (-1 to 0) and `turns`; and `hits`, the share of the zooms whose (last) crop holds the answer.
     """
     columns = {name: [row[name] for row in rows] for name in ("data_source", "reward_model", "extra_info", "env_name")}
+    infos = columns["rollout_infos"] = [output.rollout_infos for output in outputs]
     columns["messages"] = [output.messages for output in outputs]
-    columns["rollout_infos"] = [output.rollout_infos for output in outputs]
     completions = [output.response.choices[0].message.content for output in outputs]
     settings = read_settings(os.environ)
     scores = [scored.score for scored in score_batch(completions, columns, settings, judge_of_process(settings))]
-    infos = [output.rollout_infos for output in outputs]
-    zoomed = [bool(info["num_zooms"]) for info in infos]
-    hits = [
-        bool(info["zooms"]) and info["zooms"][-1]["box"] == list(box) for info, box in zip(infos, boxes, strict=True)
-    ]
-    count = len(rows)
-    return Outcome(
-        questions=count,
-        tool_use=sum(zoomed) / count,
-        hits=sum(hits) / max(1, sum(zoomed)),
-        accuracy=sum(score.accuracy for score in scores) / count,
-        reward=sum(score.total for score in scores) / count,
-        format=sum(score.format for score in scores) / count,
-        turns=sum(info["num_turns"] for info in infos) / count,
-    )
+    hits = [info["zooms"][-1]["box"] == list(box) for info, box in zip(infos, boxes, strict=True) if info["zooms"]]
+    means = {
+        "tool_use": fmean(bool(info["num_zooms"]) for info in infos),
+        "accuracy": fmean(score.accuracy for score in scores),
+        "reward": fmean(score.total for score in scores),
+        "format": fmean(score.format for score in scores),
+        "turns": fmean(info["num_turns"] for info in infos),
+    }
+    return {"questions": len(rows), **means, "hits": sum(hits) / max(1, sum(bool(info["num_zooms"]) for info in infos))}
 
 
-def measure(checkpoint: Path, count: int, seed: int, modes: Sequence[Mode], folder: Path) -> None:
+def measure(checkpoint: Path, count: int, seed: int, modes: Sequence[str], folder: Path) -> None:
     """Measure a checkpoint on held-out questions.
 
     Args:
         checkpoint: Its directory.
         count: How many questions.
         seed: Of the questions and the sampling.
-        modes: What a zoom shows; a pass each.
-        folder: Gets `logging.jsonl`: progress, and an `Outcome` with its mode as each is done.
+        modes: Keys of `MODES`; a pass each.
+        folder: Gets `logging.jsonl`: progress, with the mode and what `outcome_of` gives for it.
     """
     pictures = task.sample_pictures(count, seed=seed, split="held-out")
     rows = [task.row(index, picture, "held-out") for index, picture in enumerate(pictures)]
@@ -207,13 +172,12 @@ def measure(checkpoint: Path, count: int, seed: int, modes: Sequence[Mode], fold
     evaluator, writer = Evaluator(checkpoint), logs.Writer(folder)
     outputs = evaluator.answer(rows, seed=seed)
     for at, mode in enumerate(modes, start=1):
-        if mode is Mode.BLANK_CROP:
+        if mode == "BLANK_CROP":
             shown = evaluator.answer_blank_crops(outputs, seed=seed)
-        elif mode is Mode.NO_TOOL:
-            direct = task.answer_turn("").removesuffix("</answer>")
-            shown = evaluator.answer(rows, begun_with=direct, seed=seed)
+        elif mode == "NO_TOOL":
+            shown = evaluator.answer(rows, begun_with=task.answer_turn("").removesuffix("</answer>"), seed=seed)
         else:
             shown = outputs
-        outcome = outcome_of(rows, boxes, shown)
-        writer.write({"mode": mode.name, **asdict(outcome)})
-        writer.step(at, len(modes), f"{mode.value}: {outcome}")
+        figures = outcome_of(rows, boxes, shown)
+        told = "tool use {tool_use:.2f} (right place {hits:.2f})  accuracy {accuracy:.2f}  reward {reward:.2f}"
+        writer.step(at, len(modes), f"{MODES[mode]}: {told.format(**figures)}", mode=mode, **figures)

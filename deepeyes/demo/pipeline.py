@@ -65,36 +65,24 @@ class Demo:
 
         return self._cache.stage("warmup", made_by, make)
 
-    def measure(self, checkpoint: Path, modes: tuple[str, ...]) -> dict[str, dict[str, Any]]:
-        """Measure a checkpoint on the held-out questions.
-
-        Args:
-            checkpoint: Directory of the checkpoint.
-            modes: Names of members of `measure.Mode`.
-
-        Returns:
-            An `Outcome` as a dict, by mode.
-        """
-        plan, parent = self._plan, [checkpoint.parent.name, checkpoint.name]
+    def measure(self, checkpoint: Path, *modes: str) -> dict[str, dict[str, Any]]:
+        """Give what a checkpoint does on the held-out questions, by the given modes: keys of `measure.MODES`."""
+        plan = self._plan
         sources = source_hash("demo/task.py", "demo/measure.py", *PLUGIN_FILES)
         asked = {"count": plan.held_out, "seed": plan.seed, "modes": modes}
-        made_by = {"checkpoint": parent, **asked, "environment": ENVIRONMENT, "sources": sources}
+        of = {"checkpoint": [checkpoint.parent.name, checkpoint.name], "environment": ENVIRONMENT}
 
         def play(folder: Path) -> None:
             from deepeyes.demo import measure  # noqa: PLC0415 - loads swift
 
-            measure.measure(checkpoint, plan.held_out, plan.seed, [measure.Mode[mode] for mode in modes], folder)
+            measure.measure(checkpoint, plan.held_out, plan.seed, modes, folder)
 
         def make(folder: Path) -> None:
             stages.load_swift()
-            stages.run("measure", lambda: play(folder), folder, self._show_measure)
+            stages.run("measure", lambda: play(folder), folder, self._console.progress)
 
-        folder = self._cache.stage("measure", made_by, make)
-        return {line.pop("mode"): line for line in logs.Lines(folder).new() if "mode" in line}
-
-    def _show_measure(self, line: dict[str, Any]) -> None:
-        if "text" in line:
-            self._console.progress(line)
+        folder = self._cache.stage("measure", {**of, **asked, "sources": sources}, make)
+        return {line["mode"]: line for line in logs.Lines(folder).new()}
 
     def grpo(self, start: Path) -> Path:
         """Train with `swift rlhf` and the plugin; give the folder of the run."""
@@ -109,7 +97,6 @@ class Demo:
         for name in ("eval", "save"):
             words += [f"--{name}_strategy", "steps", f"--{name}_steps", str(plan.eval_steps)]
         words += ["--num_generations_eval", "1", "--per_device_eval_batch_size", "32"]
-        words += ["--save_total_limit", "2", "--early_stop_interval", str(plan.patience)]
         sources = source_hash("demo/task.py", *PLUGIN_FILES)
         sizes = {"start": start.name, "prompts": plan.prompts, "validation": plan.validation}
         made_by = {**sizes, "words": words, "environment": ENVIRONMENT, "sources": sources}
@@ -142,13 +129,13 @@ class Demo:
         console.stage("warm-up, plain torch")
         warmed = self.warm_up(model)
         console.stage("measure before")
-        before = self.measure(warmed, ("TRUE_CROP",))["TRUE_CROP"]
+        before = self.measure(warmed, "TRUE_CROP")["TRUE_CROP"]
         console.stage("grpo, swift rlhf")
         folder = self.grpo(warmed)
         console.stage("measure after")
         best = logs.best_checkpoint(folder)
         add_generate(best)
-        after = self.measure(best, ("TRUE_CROP", "BLANK_CROP", "NO_TOOL"))
+        after = self.measure(best, "TRUE_CROP", "BLANK_CROP", "NO_TOOL")
         return self._conclude(folder, before, after)
 
     def _conclude(self, folder: Path, before: dict[str, Any], after: dict[str, dict[str, Any]]) -> Path:

@@ -26,7 +26,7 @@ class Plan:
         zooms: Probability that it is taught to zoom with.
         right: Probability that it is taught for each of the two coordinates that say where the card lies: 0.7 x 0.7 is
             half of the zooms.
-        grpo_steps: Steps of `swift rlhf` at most.
+        grpo_steps: Steps of `swift rlhf`.
         prompts: Questions a step: as many for each place that a card can have, so that no step teaches one for all.
         generations: Trajectories a question.
         learning_rate: Learning rate of GRPO.
@@ -35,25 +35,23 @@ class Plan:
         decay_steps: The last steps of GRPO, in which the rate falls to zero.
         eval_steps: Steps between two looks at the validation questions; the checkpoint that does best is kept.
         validation: Questions of the validation split, of which no training step and no result sees any.
-        patience: Looks without a new best after which GRPO ends.
         held_out: Questions of each measure.
     """
 
     seed: int = SEED
     clean_steps: int = 300
-    soft_steps: int = 100
+    soft_steps: int = 150
     zooms: float = 0.5
     right: float = 0.7
-    grpo_steps: int = 20
+    grpo_steps: int = 18
     prompts: int = 8
     generations: int = 4
-    learning_rate: float = 3e-4
+    learning_rate: float = 4e-4
     beta: float = 0.04
     max_grad_norm: float = 0.2
-    decay_steps: int = 8
-    eval_steps: int = 5
+    decay_steps: int = 6
+    eval_steps: int = 6
     validation: int = 32
-    patience: int = 3
     held_out: int = 256
 
 

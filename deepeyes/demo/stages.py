@@ -6,6 +6,7 @@ import contextlib
 import importlib
 import io
 import json
+import logging
 import multiprocessing
 import os
 import runpy
@@ -71,6 +72,7 @@ def load_swift() -> None:
     """Import what the stages need, once for all of them, and say nothing of it."""
     if PRELOADED[-1] in sys.modules:
         return
+    logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)  # warns of a CUDA without a GPU
     quiet = io.StringIO()
     with contextlib.redirect_stdout(quiet), contextlib.redirect_stderr(quiet):
         for name in PRELOADED:

@@ -53,7 +53,7 @@ ZOOMS, HITS = 0.8, 0.5
 """Shares of the trajectories that zoom, and of those that surely go to the right place; the others go anywhere."""
 CHOICE_WEIGHTS = 25.0, 10.0
 """Loss weights of a token that the picture decides, in clean and in soft steps; that of the text around it is 1."""
-MARGIN = 4.0
+MARGIN = 8.0
 """Nats by which a token that a target leaves out counts more than it is, so that it is hardly ever drawn."""
 EMBEDDING = "model.embed_tokens.weight"
 

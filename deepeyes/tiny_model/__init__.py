@@ -1,4 +1,4 @@
-"""A tiny Qwen2.5-VL checkpoint: the real tokenizer, random weights of about 20 million parameters.
+"""A tiny Qwen2.5-VL checkpoint: the real tokenizer, random weights, about ten million.
 
 It is what the demo trains, and what tests and rehearsals load. Nothing is downloaded: the vocabulary comes from the
 PyPI package ``dashscope``, and everything else that a checkpoint holds is small enough to be written here.

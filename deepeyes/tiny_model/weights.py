@@ -31,11 +31,11 @@ class TinyShape:
         vision_std: Standard deviation of the vision tower's initial weights.
     """
 
-    hidden: int = 128
+    hidden: int = 64
     layers: int = 2
     vision_hidden: int = 64
     vision_layers: int = 2
-    std: float = 0.08
+    std: float = 0.113
     vision_std: float = 0.1
 
 

@@ -23,7 +23,6 @@ def line(step: int, prefix: str = "", **more: Any) -> dict[str, Any]:
 def write(folder: Path) -> None:
     """Write the log of a run of twenty steps with two looks at the validation."""
     lines = [line(step) for step in range(1, 21)] + [line(step, "eval_") for step in (10, 20)]
-    lines.append({"train_runtime": 1.0, "best_model_checkpoint": "/elsewhere/checkpoint-10"})
     (folder / "logging.jsonl").write_text("".join(f"{json.dumps(one)}\n" for one in lines))
 
 
@@ -38,9 +37,11 @@ class TestLogs:
             for step in (10, 20)
         ]
 
-    def test_best_checkpoint_is_found_where_the_run_lies_now(self, tmp_path: Path) -> None:
-        write(tmp_path)
-        assert logs.best_checkpoint(tmp_path) == tmp_path / "checkpoint-10"
+    def test_best_checkpoint_is_the_last_of_those_that_did_best(self, tmp_path: Path) -> None:
+        rewards = {5: 0.9, 10: 1.0, 15: 1.0, 20: 0.8}
+        looks = [line(at, "eval_") | {"eval_rewards/DeepEyesReward/mean": reward} for at, reward in rewards.items()]
+        (tmp_path / "logging.jsonl").write_text("".join(f"{json.dumps(look)}\n" for look in looks))
+        assert logs.best_checkpoint(tmp_path) == tmp_path / "checkpoint-15"
 
 
 class TestPlot:

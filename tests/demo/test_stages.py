@@ -59,7 +59,7 @@ class TestRun:
         (done := tmp_path / "done").touch()
 
         def act() -> None:
-            logs.Writer(tmp_path).write({"pid": os.getpid()})
+            logs.Writer(tmp_path).step(1, 1, "", pid=os.getpid())
             time.sleep(30)
             done.unlink()
 
@@ -82,7 +82,7 @@ class TestRun:
         monkeypatch.setattr(stages, "KILL_AFTER_SECONDS", 0.1)
 
         def act() -> None:
-            logs.Writer(tmp_path).write({"pid": os.getpid()})
+            logs.Writer(tmp_path).step(1, 1, "", pid=os.getpid())
             time.sleep(30)
 
         def note(_: dict[str, Any]) -> None:

@@ -115,10 +115,10 @@ class TestCheckpoint:
     def test_transformers_loads_every_weight_by_its_name(self, checkpoint: Path) -> None:
         model, info = Qwen2_5_VLForConditionalGeneration.from_pretrained(checkpoint, output_loading_info=True)
         assert not any(info[key] for key in ("missing_keys", "unexpected_keys", "mismatched_keys"))
-        assert 19_000_000 < sum(weight.numel() for weight in model.parameters()) < 21_000_000
+        assert 9_700_000 < sum(weight.numel() for weight in model.parameters()) < 11_000_000
 
     def test_same_seed_gives_the_same_bytes_and_another_seed_others(self, tmp_path: Path) -> None:
-        shape = tiny_model.TinyShape(hidden=64, layers=1)
+        shape = tiny_model.TinyShape(layers=1)
         files = [tiny_model.build(tmp_path / str(at), seed=seed, shape=shape) for at, seed in enumerate((3, 3, 4))]
         first, same, other = ((file / "model.safetensors").read_bytes() for file in files)
         assert first == same != other

@@ -1,0 +1,118 @@
+"""GRPO of the demo with one thing broken must not learn: grey crops, a turned reward, or no loss on calls."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import pytest
+
+from deepeyes.demo import logs, stages
+from deepeyes.demo.cache import add_generate
+from deepeyes.demo.plan import ENVIRONMENT
+from deepeyes.demo.verdict import judge
+from demo.test_learns import run_demo
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+pytestmark = [pytest.mark.lengthy, pytest.mark.timeout(3600)]
+
+GREY = """
+import io
+from PIL import Image
+from deepeyes.images.encoding import image_bytes, to_data_uri
+from swift.rollout import multi_turns
+
+class GreyCrops(multi_turns["deepeyes_scheduler"]):
+    def step(self, request, *words):
+        result = super().step(request, *words)
+        for at in range(1, len(request.images)):
+            with Image.open(io.BytesIO(image_bytes(request.images[at]))) as crop:
+                request.images[at] = to_data_uri(Image.new("RGB", crop.size, (128, 128, 128)))
+        return result
+
+multi_turns["deepeyes_scheduler"] = GreyCrops
+"""
+NO_LOSS_ON_CALLS = """
+from swift.rollout import multi_turns
+
+class Masked(multi_turns["deepeyes_scheduler"]):
+    def get_response_token_data(self, request, choice, *words, **options):
+        ids, mask = super().get_response_token_data(request, choice, *words, **options)
+        return ids, [0] * len(mask) if "<tool_call>" in choice.message.content else mask
+
+multi_turns["deepeyes_scheduler"] = Masked
+"""
+MEASURE = """
+import json, sys
+from pathlib import Path
+from deepeyes.demo import measure
+count, seed = map(int, sys.argv[3:])
+measure.measure(Path(sys.argv[1]), count, seed, list(measure.MODES), Path(sys.argv[2]))
+"""
+
+
+class Run(NamedTuple):
+    """The demo's own run: its seed, its folder, and what it found."""
+
+    seed: int
+    folder: Path
+    report: dict[str, Any]
+
+
+@pytest.fixture(scope="module", params=(1, 2), ids=lambda seed: f"seed {seed}")
+def run(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Run:
+    directory = tmp_path_factory.mktemp("demo")
+    done = run_demo(directory, "--quick", "--seed", str(request.param))
+    found = next((directory / "cache").glob("grpo-*/demo.json"), None)
+    assert found, done.stdout[-3000:] + done.stderr[-3000:]
+    return Run(request.param, found.parent, json.loads(found.read_text()))
+
+
+def broken(run: Run, folder: Path, *, plugin: str = "", weight: str = "1") -> tuple[dict[str, Any], tuple[str, ...]]:
+    """Train with the run's own command but for one thing; give what the policy does then, and what it lacks."""
+    env = stages.child_environment(os.environ, **ENVIRONMENT, OMP_NUM_THREADS="1")
+    words = [word.replace(".unfinished", "") for word in json.loads((run.folder / "command.json").read_text())]
+    words[words.index("--output_dir") + 1] = str(folder)
+    words[words.index("--reward_weights") + 1] = weight
+    if plugin:
+        (folder / "broken.py").write_text(plugin, encoding="utf-8")
+        words.insert(words.index("--external_plugins") + 2, str(folder / "broken.py"))
+    (measured := folder / "measured").mkdir()
+
+    def do(*command: str) -> None:
+        done = subprocess.run([sys.executable, *command], env=env, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+
+    do("-m", "swift.cli.rlhf", *words[2:])
+    add_generate(checkpoint := logs.best_checkpoint(folder))
+    do("-c", MEASURE, str(checkpoint), str(measured), str(run.report["plan"]["held_out"]), str(run.seed))
+    after = {line["mode"]: line for line in logs.Lines(measured).new()}
+    lacks = judge(run.report["before"], after, run.report["best_guess"], logs.read_validation(folder)).lacks
+    sys.stdout.write("\n".join([after["TRUE_CROP"]["text"], *lacks]) + "\n")  # `-rP` shows it
+    return after["TRUE_CROP"], lacks
+
+
+class TestControls:
+    """Each is told from a run that learned by more than the level that it reached."""
+
+    def test_run_itself_learns(self, run: Run) -> None:
+        assert run.report["after"]["TRUE_CROP"]["accuracy"] > run.report["before"]["accuracy"] + 0.2
+
+    def test_nothing_is_learned_from_grey_crops(self, run: Run, tmp_path: Path) -> None:
+        after, lacks = broken(run, tmp_path, plugin=GREY)
+        assert any(lack.startswith("accuracy did not rise") for lack in lacks)
+        assert after["tool_use"] < run.report["after"]["TRUE_CROP"]["tool_use"]
+
+    def test_turned_reward_unlearns(self, run: Run, tmp_path: Path) -> None:
+        after, lacks = broken(run, tmp_path, weight="-1")
+        assert any(lack.startswith("accuracy did not rise") for lack in lacks)
+        assert after["accuracy"] <= run.report["before"]["accuracy"]
+
+    def test_where_to_zoom_is_not_learned_without_loss_on_calls(self, run: Run, tmp_path: Path) -> None:
+        _, lacks = broken(run, tmp_path, plugin=NO_LOSS_ON_CALLS)
+        assert any(lack.startswith("the share of zooms to the right place did not rise") for lack in lacks)
