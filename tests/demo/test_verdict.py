@@ -51,13 +51,21 @@ class TestVerdict:
         before, after = {**BEFORE, "hits": 0.2}, {**AFTER, "TRUE_CROP": outcome(hits=hits)}
         assert judge(before, after, 0.16, ()).learned is learned
 
-    def test_run_that_fell_apart_is_not_learned_and_says_after_which_step(self) -> None:
-        after = {**AFTER, "TRUE_CROP": outcome(accuracy=0.85)}
-        falling = [{"step": 8, "accuracy": 0.97}, {"step": 16, "accuracy": 0.9}]
-        assert judge(BEFORE, after, 0.16, falling).lacks == (
-            "it fell apart after step 8: accuracy on the validation was 0.97",
-        )
-        assert judge(BEFORE, AFTER, 0.16, falling).learned  # 0.90 is within ten points
+    @pytest.mark.parametrize(
+        ("held_out", "last", "lack"),
+        [
+            (0.85, 0.9, "0.85 on the held-out questions"),
+            (0.9, 0.85, "0.85 on the validation questions"),
+            (0.9, 0.9, None),  # within ten points
+        ],
+    )
+    def test_run_that_fell_apart_is_not_learned_and_says_after_which_step(
+        self, held_out: float, last: float, lack: str | None
+    ) -> None:
+        after = {**AFTER, "TRUE_CROP": outcome(accuracy=held_out)}
+        falling = [{"step": 8, "accuracy": 0.97}, {"step": 16, "accuracy": last}]
+        fell = f"it fell apart after step 8: accuracy on the validation was 0.97, and at the end {lack}"
+        assert judge(BEFORE, after, 0.16, falling).lacks == ((fell,) if lack else ())
 
     def test_interval_is_wilsons(self) -> None:
         assert np.allclose(interval(0.5, 100), (0.4038, 0.5962), atol=1e-4)
