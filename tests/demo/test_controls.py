@@ -9,6 +9,7 @@ import sys
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pytest
+from servers import ROOT
 
 from deepeyes.demo import logs, stages
 from deepeyes.demo.cache import add_generate
@@ -85,7 +86,8 @@ def broken(run: Run, folder: Path, *, plugin: str = "", weight: str = "1") -> tu
     (measured := folder / "measured").mkdir()
 
     def do(*command: str) -> None:
-        done = subprocess.run([sys.executable, *command], env=env, capture_output=True, text=True, check=False)
+        argv = [sys.executable, *command]
+        done = subprocess.run(argv, env=env, cwd=ROOT, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
 
     do("-m", "swift.cli.rlhf", *words[2:])
