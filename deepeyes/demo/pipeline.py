@@ -17,7 +17,7 @@ from deepeyes.demo import logs, stages, task
 from deepeyes.demo.cache import PLUGIN_FILES, TINY_MODEL_FILES, Cache, add_generate, source_hash
 from deepeyes.demo.console import Console, Training
 from deepeyes.demo.plan import ENVIRONMENT, Plan
-from deepeyes.demo.verdict import judge
+from deepeyes.demo.verdict import fall, judge
 from deepeyes.launch import module_command
 
 if TYPE_CHECKING:
@@ -159,7 +159,7 @@ class Demo:
         print(f"Page:   {page.stdout.strip() if page.returncode == 0 else 'none: ' + page.stderr.strip()}")
         if self._plan.held_out < Plan().held_out:
             print("This was the short form: fewer steps and questions, so it proves less than the full one.")
-        print(f"\n{verdict}")
+        print("\n" + "\n".join(filter(None, [fall(validation), str(verdict)])))
         if not verdict.learned:
             raise stages.DemoError("it did not learn; the lines above say why, the run's folder shows it")
         return folder

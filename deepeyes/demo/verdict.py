@@ -13,7 +13,7 @@ MOST = 0.5
 ACCURACY_WANTED = 0.8
 """Accuracy on the held-out questions at the end."""
 FALL_ALLOWED = 0.1
-"""How far accuracy may end below the best on the validation questions, of which there are few."""
+"""How far accuracy may end below the best on the validation questions."""
 RISES = {"tool_use": "tool use", "hits": "the share of zooms to the right place", "accuracy": "accuracy"}
 
 
@@ -57,6 +57,15 @@ def _share(outcome: Mapping[str, Any], name: str) -> str:
     return f"{outcome[name]:.2f} [{low:.2f}, {high:.2f}]"
 
 
+def fall(validation: Sequence[Mapping[str, float]]) -> str:
+    """Tell in a line whether accuracy on the validation questions ended far below its best there, or nothing."""
+    best, last = max(validation, key=lambda look: (look["accuracy"], look["step"])), validation[-1]
+    if last["accuracy"] >= best["accuracy"] - FALL_ALLOWED:
+        return ""
+    was, now = (f"{look['accuracy']:.2f} after step {look['step']}" for look in (best, last))
+    return f"It fell: accuracy on the validation questions was {was}, and {now}. The better checkpoint is kept."
+
+
 def judge(
     before: Mapping[str, Any],
     after: Mapping[str, Mapping[str, Any]],
@@ -66,9 +75,9 @@ def judge(
     """Tell whether the policy learned to zoom because it needs to.
 
     It did if tool use, the share of zooms that go to the right place, and accuracy rose, each with disjoint 95 %
-    intervals; if most zooms go to the right place; if accuracy is at least `ACCURACY_WANTED`, and neither that of the
-    kept checkpoint nor the last on the validation questions is more than `FALL_ALLOWED` below the best there; and if
-    accuracy with the crop blanked and with the tool off is lower, with disjoint intervals, and no better than a guess.
+    intervals; if most zooms go to the right place; if accuracy is at least `ACCURACY_WANTED` and not more than
+    `FALL_ALLOWED` below the best on the validation questions; and if accuracy with the crop blanked and with the tool
+    off is lower, with disjoint intervals, and no better than a guess.
 
     Args:
         before: Outcome of the held-out questions before GRPO.
@@ -86,12 +95,9 @@ def judge(
         lacks.append(f"zooms to the right place are {true['hits']:.2f} of all, and more than {MOST} are wanted")
     if true["accuracy"] < ACCURACY_WANTED:
         lacks.append(f"accuracy is {true['accuracy']:.2f}, and {ACCURACY_WANTED} is wanted")
-    if validation:
-        best = max(validation, key=lambda look: (look["accuracy"], look["step"]))
-        for words, end in (("held-out", true), ("validation", validation[-1])):
-            if end["accuracy"] < best["accuracy"] - FALL_ALLOWED:
-                was = f"accuracy on the validation was {best['accuracy']:.2f}, and at the end {end['accuracy']:.2f}"
-                lacks.append(f"it fell apart after step {best['step']}: {was} on the {words} questions")
+    best = max(validation, key=lambda look: look["accuracy"], default=None)
+    if best and true["accuracy"] < best["accuracy"] - FALL_ALLOWED:
+        lacks.append(f"it fell apart after step {best['step']}: accuracy on the validation was {best['accuracy']:.2f}")
     for other, words in ((blank, "with the crop blanked"), (off, "with the tool off")):
         low, high = _bounds(other, "accuracy")
         if _bounds(true, "accuracy")[0] <= high or low > best_guess:
