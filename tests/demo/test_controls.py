@@ -44,7 +44,8 @@ from swift.rollout import multi_turns
 class Masked(multi_turns["deepeyes_scheduler"]):
     def get_response_token_data(self, request, choice, *words, **options):
         ids, mask = super().get_response_token_data(request, choice, *words, **options)
-        return ids, [0] * len(mask) if "<tool_call>" in choice.message.content else mask
+        calls = "<tool_call>" in choice.message.content
+        return ids, [0] * (len(mask) - 1) + mask[-1:] if calls else mask  # swift wants some loss in a trajectory
 
 multi_turns["deepeyes_scheduler"] = Masked
 """
