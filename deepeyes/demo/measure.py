@@ -33,8 +33,6 @@ MAX_TURNS = 2
 MAX_TOKENS = 60
 """Tokens of one turn; a tool call takes 47."""
 BATCH_SIZE = 64
-
-
 MODES = {"TRUE_CROP": "true crop", "BLANK_CROP": "blanked crop", "NO_TOOL": "tool off"}
 """What a zoom shows: the crop, a grey one of its size, or nothing, since the policy is made to answer at once."""
 

@@ -6,7 +6,7 @@ import json
 import os
 import subprocess
 import sys
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from servers import ROOT
@@ -15,7 +15,7 @@ from deepeyes.demo import logs, stages
 from deepeyes.demo.cache import add_generate
 from deepeyes.demo.plan import ENVIRONMENT
 from deepeyes.demo.verdict import judge
-from demo.test_learns import LEVEL, run_demo
+from demo.test_learns import LEVEL, Run, run_short_form
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -58,21 +58,9 @@ measure.measure(Path(sys.argv[1]), count, seed, list(measure.MODES), Path(sys.ar
 """
 
 
-class Run(NamedTuple):
-    """The demo's own run: its seed, its folder, and what it found."""
-
-    seed: int
-    folder: Path
-    report: dict[str, Any]
-
-
 @pytest.fixture(scope="module", params=(1, 2), ids=lambda seed: f"seed {seed}")
 def run(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Run:
-    directory = tmp_path_factory.mktemp("demo")
-    done = run_demo(directory, "--quick", "--seed", str(request.param))
-    found = next((directory / "cache").glob("grpo-*/demo.json"), None)
-    assert found, done.stdout[-3000:] + done.stderr[-3000:]
-    return Run(request.param, found.parent, json.loads(found.read_text()))
+    return run_short_form(tmp_path_factory.mktemp("demo"), request.param)
 
 
 def broken(run: Run, folder: Path, *, plugin: str = "", weight: str = "1") -> tuple[dict[str, Any], tuple[str, ...]]:

@@ -48,33 +48,39 @@ LEVEL = re.compile(r"accuracy is 0\.\d\d, and 0\.8 is wanted")
 """What the short form may lack: a broken loop lacks more."""
 
 
-class Learned(NamedTuple):
-    """A run that learned: its seed, its folder, and what it found."""
+class Run(NamedTuple):
+    """A run of the short form: its seed, its folder, and what it found."""
 
     seed: int
     folder: Path
     report: dict[str, Any]
 
 
+def run_short_form(directory: Path, seed: int) -> Run:
+    """Run it with a cache of its own."""
+    done = run_demo(directory, "--quick", "--seed", str(seed))
+    found = next((directory / "cache").glob("grpo-*/demo.json"), None)
+    assert found, done.stdout[-3000:] + done.stderr[-3000:]
+    report = json.loads(found.read_text())
+    assert done.returncode == 1 - report["learned"]
+    return Run(seed, found.parent, report)
+
+
 @pytest.fixture(scope="module")
-def learned(tmp_path_factory: pytest.TempPathFactory) -> Learned:
+def learned(tmp_path_factory: pytest.TempPathFactory) -> Run:
     """The short form, of the first of two seeds that learns."""
     directory = tmp_path_factory.mktemp("demo")
     for seed in (1, 2):  # GRPO depends on luck, and a broken loop has none of it
-        done = run_demo(directory / str(seed), "--quick", "--seed", str(seed))
-        found = next((directory / str(seed) / "cache").glob("grpo-*/demo.json"), None)
-        assert found, done.stdout[-3000:] + done.stderr[-3000:]
-        report = json.loads(found.read_text())
-        assert done.returncode == 1 - report["learned"]
-        if all(LEVEL.fullmatch(lack) for lack in report["lacks"]):
-            return Learned(seed, found.parent, report)
-    raise AssertionError(done.stdout[-3000:] + done.stderr[-3000:])
+        run = run_short_form(directory / str(seed), seed)
+        if all(LEVEL.fullmatch(lack) for lack in run.report["lacks"]):
+            return run
+    raise AssertionError(run.report["lacks"])
 
 
 class TestLearning:
     """A broken loop can't do this."""
 
-    def test_quick_demo_learns_to_zoom_because_the_crop_is_needed(self, learned: Learned) -> None:
+    def test_quick_demo_learns_to_zoom_because_the_crop_is_needed(self, learned: Run) -> None:
         before, after = learned.report["before"], learned.report["after"]
         assert after["TRUE_CROP"]["tool_use"] > before["tool_use"] + 0.2
         assert after["TRUE_CROP"]["accuracy"] > before["accuracy"] + 0.2
@@ -83,7 +89,7 @@ class TestLearning:
         assert (learned.folder / "demo.png").is_file()
         assert (learned.folder / "report.html").is_file()
 
-    def test_each_step_sees_a_card_on_each_mat(self, learned: Learned) -> None:
+    def test_each_step_sees_a_card_on_each_mat(self, learned: Run) -> None:
         rows = pq.read_table(learned.folder / "train.parquet").column("images").to_pylist()
         mats = [mat_of(images[0]["bytes"]) for images in rows]
         seen: dict[int, set[int]] = {}
@@ -99,7 +105,7 @@ class TestDeployed:
 
     @pytest.fixture(scope="class")
     @staticmethod
-    def reports(learned: Learned, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, dict[str, Any]]]:
+    def reports(learned: Run, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, dict[str, Any]]]:
         directory, port = tmp_path_factory.mktemp("deployed"), free_port()
         pictures = task.sample_pictures(learned.report["plan"]["held_out"], seed=learned.seed, split="held-out")
         rows = [task.row(at, picture, "held-out") for at, picture in enumerate(pictures)]
@@ -122,7 +128,7 @@ class TestDeployed:
                 reports[name] = json.loads((directory / name / "report.json").read_text())
         return reports
 
-    def test_it_scores_what_the_demo_says(self, learned: Learned, reports: dict[str, dict[str, Any]]) -> None:
+    def test_it_scores_what_the_demo_says(self, learned: Run, reports: dict[str, dict[str, Any]]) -> None:
         for mode, name in (("TRUE_CROP", "zoom"), ("BLANK_CROP", "blank")):
             said, seen = learned.report["after"][mode], reports[name]["all"]
             low, high = interval(said["accuracy"], said["questions"])

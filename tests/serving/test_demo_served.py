@@ -17,7 +17,7 @@ from deepeyes.demo.verdict import interval
 from deepeyes.judging.rule import rule_verdict
 
 if TYPE_CHECKING:
-    from demo.test_learns import Learned
+    from demo.test_learns import Run
 
 pytestmark = [pytest.mark.lengthy, pytest.mark.timeout(3600)]
 
@@ -50,7 +50,7 @@ async def ask_all(url: str, rows: list[dict[str, Any]]) -> float:
 
 
 @pytest.fixture(scope="module")
-def accuracies(learned: Learned, tmp_path_factory: pytest.TempPathFactory) -> dict[str, float]:  # noqa: F811 - the fixture
+def accuracies(learned: Run, tmp_path_factory: pytest.TempPathFactory) -> dict[str, float]:  # noqa: F811 - the fixture
     """Accuracy with true crops, and with blank ones."""
     folder, port = tmp_path_factory.mktemp("served"), free_port()
     pictures = task.sample_pictures(learned.report["plan"]["held_out"], seed=learned.seed, split="held-out")
@@ -69,7 +69,7 @@ def accuracies(learned: Learned, tmp_path_factory: pytest.TempPathFactory) -> di
 
 
 class TestServed:
-    def test_it_is_as_right_as_the_demo_says(self, learned: Learned, accuracies: dict[str, float]) -> None:  # noqa: F811 - the fixture
+    def test_it_is_as_right_as_the_demo_says(self, learned: Run, accuracies: dict[str, float]) -> None:  # noqa: F811 - the fixture
         said = learned.report["after"]["TRUE_CROP"]
         low, high = interval(said["accuracy"], said["questions"])
         seen_low, seen_high = interval(accuracies["true"], said["questions"])
