@@ -48,7 +48,7 @@ SOFT_RATE = 0.5
 READY_STEPS, READY = 12, 12 * 0.99
 """The targets become softer once the share of right places and answers, summed over so many steps, is above this."""
 EVEN = 0.5
-"""A choice whose likeliest token has no more than this is nobody's."""
+"""A choice whose likeliest token has no more than this has no right answer, and is not counted as one."""
 ZOOMS, HITS = 0.8, 0.5
 """Shares of the trajectories that zoom, and of those that surely go to the right place; the others go anywhere."""
 CHOICE_WEIGHTS = 25.0, 10.0
