@@ -23,9 +23,6 @@ from deepeyes.demo.pipeline import Demo
 from deepeyes.demo.plan import QUICK, SEED, Plan
 from deepeyes.demo.plumbing import check_dataset, plumbing
 
-QUIET = {"TRANSFORMERS_VERBOSITY": "error", "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
-"""For the demo's own process, so that its progress lines stand alone; swift's output goes to a file, in full."""
-
 
 def end_on_signals() -> None:
     """Make every signal that asks a program to end do what Ctrl-C does: end the stage and all that it started."""
@@ -52,17 +49,15 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     if options.quick and options.dataset:
         parser.error("--quick is the short form of the demo that learns, which makes its own pictures")
-    directory = cache_directory(os.environ)
     errors = sys.stderr  # also while swift is imported, whose words go nowhere
     console = Console(2 if options.dataset else 5)
-    cache = Cache(directory, console.say)
+    cache = Cache(cache_directory(os.environ), console.say)
     try:
         if options.dataset:
             check_dataset(options.dataset)
             plumbing(options.dataset, cache, console, options.seed)
-            return 0
-        plan = replace(Plan(seed=options.seed), **(QUICK if options.quick else {}))
-        Demo(plan, cache, console).run()
+        else:
+            Demo(replace(Plan(seed=options.seed), **(QUICK if options.quick else {})), cache, console).run()
     except stages.DemoError as error:
         print(f"demo: {error}", file=errors)
         return 1

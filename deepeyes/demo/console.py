@@ -4,30 +4,26 @@ from __future__ import annotations
 
 import sys
 import time
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from deepeyes.demo import logs
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 
 class Console:
     """Prints progress lines."""
 
     def __init__(self, stages: int) -> None:
-        """Start counting.
-
-        Args:
-            stages: How many stages there are.
-        """
-        self._stages = stages
-        self._stage = 0
-        self._name = ""
+        """Start the clock of so many stages."""
+        self._stages, self._stage, self._name = stages, 0, ""
         self._start = time.monotonic()
         self._stream = sys.stdout  # also while swift is imported, whose words go nowhere
 
     def stage(self, name: str) -> None:
         """Begin a stage."""
-        self._stage += 1
-        self._name = name
+        self._stage, self._name = self._stage + 1, name
         self.say("...")
 
     def say(self, text: str) -> None:
@@ -35,55 +31,49 @@ class Console:
         clock = _clock(time.monotonic() - self._start)
         print(f"{clock} [{self._stage}/{self._stages} {self._name}] {text}", file=self._stream, flush=True)
 
-    def step(self, step: int, steps: int, text: str, left: float) -> None:
-        """Print a step of the current stage, and how many seconds its further steps take at most."""
-        self.say(f"step {step}/{steps}  {text}  at most {_clock(left)} left")
-
     def progress(self, line: dict[str, Any]) -> None:
-        """Print the progress line of a stage of ours.
+        """Print that a `step` of at most `steps` is done, its `text`, and the time left.
 
         Args:
-            line: `step` of at most `steps`, the `seconds` that these took without the stage's start, and a `text`.
+            line: Holds these, and the `seconds` that it took so far without the stage's start. Where steps are not all
+                that takes time, `share` is how much of the whole is done.
         """
-        left = line["seconds"] / line["step"] * (line["steps"] - line["step"])
-        self.step(line["step"], line["steps"], line["text"], left)
+        share = line.get("share", line["step"] / line["steps"])
+        left = _clock(line["seconds"] * (1 - share) / share)
+        self.say(f"step {line['step']}/{line['steps']}  {line['text']}  at most {left} left")
 
-
-def _clock(seconds: float) -> str:
-    return f"{int(seconds) // 60}:{int(seconds) % 60:02d}"
-
-
-class Training:
-    """Prints the steps of GRPO from the lines that swift logs."""
-
-    def __init__(self, console: Console, steps: int, look_after: int = 0, look_costs: float = 0.0) -> None:
-        """Start before the first step.
+    def training(self, steps: int, look_after: int = 0, look_costs: float = 0.0) -> Callable[[dict[str, Any]], None]:
+        """Give what prints the steps of GRPO from the lines that swift logs.
 
         Args:
-            console: Where to print.
-            steps: How many steps there are at most.
+            steps: How many there are.
             look_after: Steps between two looks at validation questions; none by default.
             look_costs: What a look takes, in steps.
         """
-        self._console, self._steps = console, steps
-        self._look_after, self._look_costs = look_after, look_costs
-        self._begin = 0.0
+        begin = 0.0
 
-    def _cost(self, step: int, looks: int) -> float:
-        return step + self._look_costs * looks
+        def cost(step: int, before: int) -> float:
+            return step + (look_costs * (before // look_after) if look_after else 0)
 
-    def show(self, line: dict[str, Any]) -> None:
-        """Print the figures of a step or a look."""
-        if "eval_reward" in line:
-            self._console.say(f"validation: {_figures(logs.summary_of(line, 'eval_'))}")
-        elif "reward" in line:
-            now, step = time.monotonic(), logs.step_of(line)
-            self._begin = self._begin or now - line["step_time"]  # the first step without the start
-            looks = [(at - 1) // self._look_after if self._look_after else 0 for at in (step, self._steps + 1)]
-            done, whole = self._cost(step, looks[0]), self._cost(self._steps, looks[1])
-            left = (now - self._begin) / done * (whole - done)
-            self._console.step(step, self._steps, _figures(logs.summary_of(line)), left)
+        def show(line: dict[str, Any]) -> None:
+            nonlocal begin
+            if "eval_reward" in line:
+                self.say(f"validation: {_figures(logs.summary_of(line, 'eval_'))}")
+            elif "reward" in line:
+                now, figures = time.monotonic(), logs.summary_of(line)
+                begin = begin or now - line["step_time"]  # the first step without the start
+                step = int(figures["step"])
+                share = cost(step, step - 1) / cost(steps, steps)  # the look after this step is yet to come
+                of = {"step": step, "steps": steps, "seconds": now - begin, "share": share}
+                self.progress({**of, "text": _figures(figures)})
+
+        return show
+
+
+def _clock(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes}:{rest:02d}"
 
 
 def _figures(means: dict[str, float]) -> str:
-    return f"reward {means['reward']:.2f}  accuracy {means['accuracy']:.2f}  turns {means['turns']:.2f}"
+    return "  ".join(f"{name} {means[name]:.2f}" for name in (*logs.FIGURES, "turns"))

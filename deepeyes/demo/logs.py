@@ -11,6 +11,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 NAME = "logging.jsonl"
+FIGURES = {"reward": "Reward", "accuracy": "Accuracy", "tool": "Tool", "format": "Format"}
+"""Our names of the means that swift logs of each reward function, and its own."""
 
 
 class Writer:
@@ -27,49 +29,25 @@ class Writer:
         self._file.write(json.dumps(line) + "\n")
 
 
-class Lines:
-    """Reads the complete lines that the file gains."""
-
-    def __init__(self, folder: Path) -> None:
-        """Start before the first line of a folder's `logging.jsonl`."""
-        self._path = folder / NAME
-        self._offset = 0
-
-    def new(self) -> list[dict[str, Any]]:
-        """Give the lines that were completed since the last call."""
-        if not self._path.is_file():
-            return []
-        with self._path.open("rb") as file:
-            file.seek(self._offset)
-            text = file.read()
-        complete = text[: text.rfind(b"\n") + 1]
-        self._offset += len(complete)
-        return [json.loads(line) for line in complete.splitlines()]
-
-
-def step_of(line: Mapping[str, Any]) -> int:
-    """Give the step of a line of swift's."""
-    return int(line["global_step/max_steps"].partition("/")[0])
+def read_lines(folder: Path) -> list[dict[str, Any]]:
+    """Read the complete lines of a folder's `logging.jsonl`; none where there is no such file yet."""
+    text = (folder / NAME).read_bytes() if (folder / NAME).is_file() else b""
+    return [json.loads(line) for line in text[: text.rfind(b"\n") + 1].splitlines()]
 
 
 def summary_of(line: Mapping[str, Any], prefix: str = "") -> dict[str, float]:
-    """Give the figures of a step under our own names; those of a look at the validation questions begin `eval_`."""
-    names = {"reward": "Reward", "accuracy": "Accuracy", "format": "Format", "tool": "Tool"}
-    means = {ours: line[f"{prefix}rewards/DeepEyes{theirs}/mean"] for ours, theirs in names.items()}
-    return {"step": step_of(line), **means, "turns": line[f"{prefix}num_turns"]}
+    """Give the figures of a step of swift's under our own names; those of a look at the validation begin `eval_`."""
+    step = int(line["global_step/max_steps"].partition("/")[0])
+    means = {ours: line[f"{prefix}rewards/DeepEyes{theirs}/mean"] for ours, theirs in FIGURES.items()}
+    return {"step": step, **means, "turns": line[f"{prefix}num_turns"]}
 
 
-def read_steps(folder: Path) -> list[dict[str, float]]:
-    """Read the steps of a GRPO run."""
-    return [summary_of(line) for line in Lines(folder).new() if "reward" in line]
-
-
-def read_validation(folder: Path) -> list[dict[str, float]]:
-    """Read what a GRPO run scored on its validation questions."""
-    return [summary_of(line, "eval_") for line in Lines(folder).new() if "eval_reward" in line]
+def read_steps(folder: Path, prefix: str = "") -> list[dict[str, float]]:
+    """Read the steps of a GRPO run, or with `eval_` what it scored on its validation questions."""
+    return [summary_of(line, prefix) for line in read_lines(folder) if f"{prefix}reward" in line]
 
 
 def best_checkpoint(folder: Path) -> Path:
     """Give the checkpoint of a GRPO run that did best on its validation questions; of equals, the last."""
-    best = max(read_validation(folder), key=lambda look: (look["reward"], look["step"]))
+    best = max(read_steps(folder, "eval_"), key=lambda look: (look["reward"], look["step"]))
     return folder / f"checkpoint-{best['step']}"

@@ -38,28 +38,23 @@ MODES = {"TRUE_CROP": "true crop", "BLANK_CROP": "blanked crop", "NO_TOOL": "too
 
 
 class Evaluator:
-    """A checkpoint behind swift's transformers engine."""
+    """A checkpoint behind swift's transformers engine, which answers sampled as in training."""
 
     def __init__(self, checkpoint: Path) -> None:
         """Load a checkpoint."""
         import_external_file(str(PLUGIN))  # as `--external_plugins` does: the scheduler is in swift's registry after it
-        self._engine = TransformersEngine(
-            str(checkpoint),
-            model_type="qwen2_5_vl",
-            template_type="qwen2_5_vl",
-            torch_dtype=torch.float32,
-            max_batch_size=BATCH_SIZE,
-        )
+        kind = {"model_type": "qwen2_5_vl", "template_type": "qwen2_5_vl", "torch_dtype": torch.float32}
+        self._engine = TransformersEngine(str(checkpoint), max_batch_size=BATCH_SIZE, **kind)
         self._engine.template.remove_unused_columns = True  # a checkpoint of GRPO comes with the trainer's own answer
         self._config = RequestConfig(max_tokens=MAX_TOKENS, temperature=1.0, top_k=0, return_details=True)
 
-    def answer(self, rows: Sequence[dict[str, Any]], *, begun_with: str = "", seed: int = 0) -> list[RolloutOutput]:
-        """Let the policy answer each row's question once, sampled as in training.
+    def answer(self, rows: Sequence[dict[str, Any]], seed: int, *, begun_with: str = "") -> list[RolloutOutput]:
+        """Let the policy answer each row's question once.
 
         Args:
             rows: Dataset rows in the official schema.
-            begun_with: Words that begin its first turn, so that it can't zoom.
             seed: Seed of the sampling.
+            begun_with: Words that begin its first turn, so that it can't zoom.
 
         Returns:
             The trajectories, in the rows' order.
@@ -69,7 +64,12 @@ class Evaluator:
         scheduler = multi_turns["deepeyes_scheduler"](
             max_turns=MAX_TURNS, template=template, tokenizer=template.tokenizer
         )
-        requests = [_request(row, begun_with) for row in rows]
+        requests = []
+        for row in rows:
+            messages = [*row["prompt"], *([{"role": "assistant", "content": begun_with}] if begun_with else [])]
+            columns = {key: value for key, value in row.items() if key not in ("prompt", "images")}
+            own = copy.deepcopy({"messages": messages, "images": row["images"]})
+            requests.append(RolloutInferRequest(**own, data_dict=columns))
         invoke_async_hook(scheduler.on_trajectory_start(requests))
         outputs: list[RolloutOutput] = run_multi_turn(
             requests, self._roll_out(requests), scheduler, self._roll_out, self._config, max_turns=MAX_TURNS
@@ -78,7 +78,7 @@ class Evaluator:
             output.rollout_infos["turns"][-1] = begun_with + output.rollout_infos["turns"][-1]
         return outputs
 
-    def answer_blank_crops(self, outputs: Sequence[RolloutOutput], *, seed: int = 0) -> list[RolloutOutput]:
+    def answer_blank_crops(self, outputs: Sequence[RolloutOutput], seed: int) -> list[RolloutOutput]:
         """Let the policy answer again where it had zoomed, after the same call, with a grey crop.
 
         Args:
@@ -91,7 +91,11 @@ class Evaluator:
         torch.manual_seed(seed)
         again = list(outputs)
         zoomed = [at for at, output in enumerate(outputs) if output.rollout_infos["num_zooms"]]
-        requests = [_blanked(outputs[at]) for at in zoomed]
+        requests = []
+        for output in (outputs[at] for at in zoomed):
+            original, *crops = output.rollout_infos["images"]
+            images = [original, *map(_painted_over, crops)]
+            requests.append(RolloutInferRequest(messages=output.messages[:-1], images=images))
         for at, new in zip(zoomed, self._roll_out(requests), strict=True):
             infos = dict(outputs[at].rollout_infos)
             infos["turns"] = [*infos["turns"][:-1], new.response.choices[0].message.content]
@@ -105,22 +109,9 @@ class Evaluator:
         return [RolloutOutput(response=response) for response in responses]
 
 
-def _request(row: dict[str, Any], begun_with: str) -> RolloutInferRequest:
-    messages = copy.deepcopy(row["prompt"])
-    if begun_with:
-        messages.append({"role": "assistant", "content": begun_with})
-    columns = {key: value for key, value in row.items() if key not in ("prompt", "images")}
-    return RolloutInferRequest(messages=messages, images=copy.deepcopy(row["images"]), data_dict=columns)
-
-
-def _blanked(output: RolloutOutput) -> RolloutInferRequest:
-    """Give the request of the last turn, with every crop painted over."""
-    original, *crops = output.rollout_infos["images"]
-    grey = []
-    for crop in crops:
-        with Image.open(io.BytesIO(image_bytes(crop))) as image:
-            grey.append(Image.new("RGB", image.size, (128, 128, 128)))
-    return RolloutInferRequest(messages=output.messages[:-1], images=[original, *grey])
+def _painted_over(crop: Any) -> Image.Image:
+    with Image.open(io.BytesIO(image_bytes(crop))) as image:
+        return Image.new("RGB", image.size, (128, 128, 128))
 
 
 def outcome_of(
@@ -144,14 +135,16 @@ def outcome_of(
     settings = read_settings(os.environ)
     scores = [scored.score for scored in score_batch(completions, columns, settings, judge_of_process(settings))]
     hits = [info["zooms"][-1]["box"] == list(box) for info, box in zip(infos, boxes, strict=True) if info["zooms"]]
-    means = {
-        "tool_use": fmean(bool(info["num_zooms"]) for info in infos),
+    zoomed = sum(bool(info["num_zooms"]) for info in infos)
+    return {
+        "questions": len(rows),
+        "tool_use": zoomed / len(rows),
+        "hits": sum(hits) / max(1, zoomed),
         "accuracy": fmean(score.accuracy for score in scores),
         "reward": fmean(score.total for score in scores),
         "format": fmean(score.format for score in scores),
         "turns": fmean(info["num_turns"] for info in infos),
     }
-    return {"questions": len(rows), **means, "hits": sum(hits) / max(1, sum(bool(info["num_zooms"]) for info in infos))}
 
 
 def measure(checkpoint: Path, count: int, seed: int, modes: Sequence[str], folder: Path) -> None:
@@ -168,14 +161,13 @@ def measure(checkpoint: Path, count: int, seed: int, modes: Sequence[str], folde
     rows = [task.row(index, picture, "held-out") for index, picture in enumerate(pictures)]
     boxes = [picture.box for picture in pictures]
     evaluator, writer = Evaluator(checkpoint), logs.Writer(folder)
-    outputs = evaluator.answer(rows, seed=seed)
+    outputs = evaluator.answer(rows, seed)
     for at, mode in enumerate(modes, start=1):
+        shown = outputs
         if mode == "BLANK_CROP":
-            shown = evaluator.answer_blank_crops(outputs, seed=seed)
+            shown = evaluator.answer_blank_crops(outputs, seed)
         elif mode == "NO_TOOL":
-            shown = evaluator.answer(rows, begun_with=task.answer_turn("").removesuffix("</answer>"), seed=seed)
-        else:
-            shown = outputs
+            shown = evaluator.answer(rows, seed, begun_with=task.answer_turn("").removesuffix("</answer>"))
         figures = outcome_of(rows, boxes, shown)
         told = "tool use {tool_use:.2f} (right place {hits:.2f})  accuracy {accuracy:.2f}  reward {reward:.2f}"
         writer.step(at, len(modes), f"{MODES[mode]}: {told.format(**figures)}", mode=mode, **figures)

@@ -5,11 +5,10 @@ from __future__ import annotations
 import shutil
 from typing import TYPE_CHECKING
 
-import pyarrow.parquet as pq
-
+from deepeyes.dataset.reading import open_parquet
 from deepeyes.demo import logs, stages
-from deepeyes.demo.console import Training
 from deepeyes.demo.pipeline import build_model
+from deepeyes.errors import DataFileError
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -17,15 +16,12 @@ if TYPE_CHECKING:
     from deepeyes.demo.cache import Cache
     from deepeyes.demo.console import Console
 
-
-COLUMNS = ("data_source", "prompt", "images", "env_name", "reward_model", "extra_info")
-"""Columns of the official files that the plugin reads."""
 STEPS, BATCH, GENERATIONS = 3, 4, 2
 """Steps of GRPO, trajectories a step, trajectories a question."""
-TURN_TOKENS, TRAJECTORY_TOKENS = 32, 4096
+SIZES = ("--max_completion_length", "32", "--max_length", "4096", "--save_strategy", "no")
+"""Tokens of a turn and of a trajectory at most; no checkpoint is kept."""
 PIXELS = 64 * 28 * 28
 """The pixel budget of an image: 64 tokens."""
-TABLE_NAMES = ("reward", "accuracy", "format", "tool", "turns")
 
 
 def check_dataset(path: Path) -> None:
@@ -39,36 +35,27 @@ def check_dataset(path: Path) -> None:
             f"no file {str(path)!r}; --dataset wants a parquet file in the schema of the official ones"
         )
     try:
-        table = pq.ParquetFile(path)
-    except (OSError, ValueError) as error:
-        raise stages.DemoError(f"{str(path)!r} is no parquet file: {str(error).splitlines()[0]}") from error
-    names = table.schema_arrow.names
-    if missing := [name for name in COLUMNS if name not in names]:
-        raise stages.DemoError(f"{str(path)!r} lacks the column {', '.join(missing)}; it has {', '.join(names)}")
-    if not table.metadata.num_rows:
+        _, rows = open_parquet(path)
+    except DataFileError as error:
+        raise stages.DemoError(str(error)) from error
+    if not rows:
         raise stages.DemoError(f"{str(path)!r} holds no rows")
 
 
 def plumbing(dataset: Path, cache: Cache, console: Console, seed: int) -> None:
-    """Run a few GRPO steps of a random model on a dataset, and print their figures."""
+    """Run a few GRPO steps of a random model on a dataset."""
     console.stage("model")
     model = build_model(cache, seed)
     console.stage("grpo")
     folder = cache.directory / "plumbing"
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
-    words = stages.grpo_words(STEPS, batch=BATCH, generations=GENERATIONS)
-    words += ["--model", str(model), "--dataset", str(dataset.resolve())]
-    words += ["--max_completion_length", str(TURN_TOKENS), "--max_length", str(TRAJECTORY_TOKENS)]
-    words += ["--save_strategy", "no", "--seed", str(seed)]
+    words = stages.grpo_words(STEPS, batch=BATCH, generations=GENERATIONS, seed=seed)
+    words += ["--model", str(model), "--dataset", str(dataset.resolve()), *SIZES]
     settings = {"MAX_PIXELS": str(PIXELS), "DEEPEYES_CROP_SOURCE": "view"}
-    stages.swift_rlhf(words, folder, Training(console, STEPS).show, **settings)
-    steps = logs.read_steps(folder)
-    print("\n" + f"{'step':>6}" + "".join(f"{name:>10}" for name in TABLE_NAMES))
-    for figures in steps:
-        print(f"{figures['step']:>6}" + "".join(f"{figures[name]:>10.2f}" for name in TABLE_NAMES))
-    if len(steps) != STEPS:
-        raise stages.DemoError(f"swift logged {len(steps)} of {STEPS} steps; its output is in {folder}")
+    stages.swift_rlhf(words, folder, console.training(STEPS), **settings)
+    if (steps := len(logs.read_steps(folder))) != STEPS:
+        raise stages.DemoError(f"swift logged {steps} of {STEPS} steps; its output is in {folder}")
     print(
         f"\nThe rows in {dataset} pass through swift, the scheduler and the rewards. That is all this shows: the model"
     )

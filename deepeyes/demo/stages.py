@@ -16,7 +16,7 @@ import threading
 from typing import TYPE_CHECKING, Any
 
 from deepeyes.demo.cache import PLUGIN
-from deepeyes.demo.logs import Lines
+from deepeyes.demo.logs import read_lines
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -35,16 +35,22 @@ MALLOC = ":".join(
     for name in ("hugetlb=1", "mmap_max=0", "arena_max=1", "trim_threshold=17179869184", "top_pad=268435456")
 )
 """Keeps freed memory, in huge pages, for the next step: a third of the time went into faulting in fresh logits."""
-MODEL_ARGUMENTS = ("--model_type", "qwen2_5_vl", "--template", "qwen2_5_vl", "--torch_dtype", "float32")
-TRAINING_ARGUMENTS = (
+GRPO = (
+    *("--rlhf_type", "grpo", "--model_type", "qwen2_5_vl", "--template", "qwen2_5_vl", "--torch_dtype", "float32"),
     *("--tuner_type", "full", "--attn_impl", "sdpa", "--gradient_checkpointing", "false"),
     # 95 % of the weights: each step would move all of its 152 thousand rows, of which the task uses a few hundred.
     *("--freeze_parameters", "model.language_model.embed_tokens"),
     *("--load_from_cache_file", "false", "--split_dataset_ratio", "0", "--dataloader_num_workers", "0"),
-    *("--warmup_ratio", "0", "--loss_scale", "default"),
+    *("--columns", '{"prompt": "messages"}', "--remove_unused_columns", "false"),
+    *("--external_plugins", str(PLUGIN)),
+    *("--multi_turn_scheduler", "deepeyes_scheduler", "--max_turns", "2", "--use_vllm", "false"),
+    *("--reward_funcs", "deepeyes_reward", "deepeyes_accuracy", "deepeyes_format", "deepeyes_tool"),
+    *("--reward_weights", "1", "0", "0", "0", "--loss_type", "bnpo", "--loss_scale", "default"),
+    *("--temperature", "1", "--top_k", "0", "--top_p", "1"),
     *("--logging_steps", "1", "--save_only_model", "true", "--report_to", "none", "--add_version", "false"),
     *("--check_model", "false"),  # asks a hub whether there is a newer one: without a network, half a minute
 )
+"""Words of `swift rlhf` in both forms of the demo."""
 
 
 class DemoError(RuntimeError):
@@ -59,13 +65,8 @@ def child_environment(env: Mapping[str, str], **settings: str) -> dict[str, str]
         settings: Variables to set.
     """
     own = {name: value for name, value in env.items() if not name.startswith("DEEPEYES_")}
-    own.update(
-        CUDA_VISIBLE_DEVICES="",
-        HF_HUB_OFFLINE="1",
-        TOKENIZERS_PARALLELISM="false",
-        GLIBC_TUNABLES=MALLOC,
-    )
-    return own | {"DEEPEYES_JUDGE": "rule", "LOG_LEVEL": "INFO"} | settings
+    ours = {"CUDA_VISIBLE_DEVICES": "", "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false", "LOG_LEVEL": "INFO"}
+    return own | ours | {"GLIBC_TUNABLES": MALLOC, "DEEPEYES_JUDGE": "rule"} | settings
 
 
 def load_swift() -> None:
@@ -98,23 +99,24 @@ def run(
     Raises:
         DemoError: The stage failed.
     """
-    log, lines = folder / "stage.log", Lines(folder)
+    log, shown = folder / "stage.log", 0
     child = _FORK.Process(target=_act, args=(action, log))
     helper = threading.Thread(target=meanwhile, daemon=True)
     sys.stdout.flush()
     child.start()
     try:
         helper.start()  # not before: a forked process has the locks of other threads and not the threads
-        while child.is_alive():
+        running = True
+        while running:
             child.join(POLL_SECONDS)
-            for line in lines.new():
+            running = child.is_alive()
+            for line in read_lines(folder)[shown:]:
+                shown += 1
                 on_line(line)
+        helper.join()
     except BaseException:
         _end_group(child)
         raise
-    helper.join()
-    for line in lines.new():
-        on_line(line)
     if child.exitcode:
         tail = log.read_text(encoding="utf-8", errors="replace").splitlines()[-LOG_TAIL_LINES:]
         print("\n".join(tail), file=sys.stderr)
@@ -165,21 +167,12 @@ def swift_rlhf(
     run("swift rlhf", act, folder, on_line)
 
 
-def grpo_words(steps: int, *, batch: int, generations: int) -> list[str]:
+def grpo_words(steps: int, *, batch: int, generations: int, seed: int) -> list[str]:
     """Give the command line of `swift rlhf` with the plugin, as far as both forms of the demo share it.
 
     A step's trajectories are generated together, but trained on four at a time: each holds logits over the whole
     vocabulary for a hundred tokens, and sixteen of them would take five gigabytes.
     """
-    return [
-        *("--rlhf_type", "grpo", *MODEL_ARGUMENTS, *TRAINING_ARGUMENTS),
-        *("--external_plugins", str(PLUGIN)),
-        *("--multi_turn_scheduler", "deepeyes_scheduler", "--max_turns", "2", "--use_vllm", "false"),
-        *("--reward_funcs", "deepeyes_reward", "deepeyes_accuracy", "deepeyes_format", "deepeyes_tool"),
-        *("--reward_weights", "1", "0", "0", "0"),
-        *("--columns", '{"prompt": "messages"}', "--remove_unused_columns", "false"),
-        *("--max_steps", str(steps), "--per_device_train_batch_size", str(MICRO_BATCH)),
-        *("--gradient_accumulation_steps", str(batch // MICRO_BATCH)),
-        *("--num_generations", str(generations), "--loss_type", "bnpo"),
-        *("--temperature", "1", "--top_k", "0", "--top_p", "1"),
-    ]
+    sizes = ["--max_steps", str(steps), "--num_generations", str(generations), "--seed", str(seed)]
+    sizes += ["--per_device_train_batch_size", str(MICRO_BATCH)]
+    return [*GRPO, *sizes, "--gradient_accumulation_steps", str(batch // MICRO_BATCH)]

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+
+    Figures = Mapping[str, Any]
 
 MOST = 0.5
 """Share of zooms that must go to the right one of the four places; a quarter does by chance."""
@@ -17,28 +18,6 @@ FALL_ALLOWED = 0.1
 RISES = {"tool_use": "tool use", "hits": "the share of zooms to the right place", "accuracy": "accuracy"}
 
 
-@dataclass(frozen=True, slots=True)
-class Verdict:
-    """What a run showed.
-
-    Attributes:
-        figures: All figures in one line.
-        lacks: What is missing for LEARNED, a sentence each; empty where it learned.
-    """
-
-    figures: str
-    lacks: tuple[str, ...]
-
-    @property
-    def learned(self) -> bool:
-        """Whether nothing is missing."""
-        return not self.lacks
-
-    def __str__(self) -> str:
-        """Give the verdict in one line, and what is missing in a line each."""
-        return "\n".join([f"{'LEARNED' if self.learned else 'NOT LEARNED'} {self.figures}", *self.lacks])
-
-
 def interval(share: float, count: int) -> tuple[float, float]:
     """Give the 95 % Wilson score interval of a share of so many observations."""
     from scipy.stats import binomtest  # type: ignore[import-untyped]  # noqa: PLC0415 - a second, for the end alone
@@ -47,17 +26,17 @@ def interval(share: float, count: int) -> tuple[float, float]:
     return float(low), float(high)
 
 
-def _bounds(outcome: Mapping[str, Any], name: str) -> tuple[float, float]:
+def _bounds(outcome: Figures, name: str) -> tuple[float, float]:
     count = outcome["questions"]
     return interval(outcome[name], max(1, round(count * outcome["tool_use"])) if name == "hits" else count)
 
 
-def _share(outcome: Mapping[str, Any], name: str) -> str:
+def _share(outcome: Figures, name: str) -> str:
     low, high = _bounds(outcome, name)
     return f"{outcome[name]:.2f} [{low:.2f}, {high:.2f}]"
 
 
-def fall(validation: Sequence[Mapping[str, float]]) -> str:
+def fall(validation: Sequence[Figures]) -> str:
     """Tell in a line whether accuracy on the validation questions ended far below its best there, or nothing."""
     best, last = max(validation, key=lambda look: (look["accuracy"], look["step"])), validation[-1]
     if last["accuracy"] >= best["accuracy"] - FALL_ALLOWED:
@@ -66,49 +45,51 @@ def fall(validation: Sequence[Mapping[str, float]]) -> str:
     return f"It fell: accuracy on the validation questions was {was}, and {now}. The better checkpoint is kept."
 
 
-def judge(
-    before: Mapping[str, Any],
-    after: Mapping[str, Mapping[str, Any]],
-    best_guess: float,
-    validation: Sequence[Mapping[str, float]],
-) -> Verdict:
-    """Tell whether the policy learned to zoom because it needs to.
-
-    It did if tool use, the share of zooms that go to the right place, and accuracy rose, each with disjoint 95 %
-    intervals; if most zooms go to the right place; if accuracy is at least `ACCURACY_WANTED` and not more than
-    `FALL_ALLOWED` below the best on the validation questions; and if accuracy with the crop blanked and with the tool
-    off is lower, with disjoint intervals, and no better than a guess.
+def lacks(before: Figures, after: Mapping[str, Figures], best_guess: float, validation: Sequence[Figures]) -> list[str]:
+    """Tell what is missing for LEARNED: that the policy learned to zoom because it needs to.
 
     Args:
         before: Outcome of the held-out questions before GRPO.
         after: Outcomes after it, by mode.
         best_guess: Accuracy of the best answer that is always the same.
         validation: `step` and `accuracy` of each look at the validation questions.
+
+    Returns:
+        A sentence each; none where tool use, the share of zooms that go to the right place, and accuracy rose, each
+        with disjoint 95 % intervals; most zooms go to the right place; accuracy is at least `ACCURACY_WANTED` and not
+        more than `FALL_ALLOWED` below the best on the validation questions; and accuracy with the crop blanked and with
+        the tool off is lower, with disjoint intervals, and no better than a guess.
     """
-    true, blank, off = after["TRUE_CROP"], after["BLANK_CROP"], after["NO_TOOL"]
-    lacks = [
+    true = after["TRUE_CROP"]
+    found = [
         f"{words} did not rise: {_share(before, name)} before, {_share(true, name)} after"
         for name, words in RISES.items()
         if _bounds(true, name)[0] <= _bounds(before, name)[1]
     ]
     if true["hits"] <= MOST:
-        lacks.append(f"zooms to the right place are {true['hits']:.2f} of all, and more than {MOST} are wanted")
+        found.append(f"zooms to the right place are {true['hits']:.2f} of all, and more than {MOST} are wanted")
     if true["accuracy"] < ACCURACY_WANTED:
-        lacks.append(f"accuracy is {true['accuracy']:.2f}, and {ACCURACY_WANTED} is wanted")
+        found.append(f"accuracy is {true['accuracy']:.2f}, and {ACCURACY_WANTED} is wanted")
     best = max(validation, key=lambda look: look["accuracy"], default=None)
     if best and true["accuracy"] < best["accuracy"] - FALL_ALLOWED:
-        lacks.append(f"it fell apart after step {best['step']}: accuracy on the validation was {best['accuracy']:.2f}")
-    for other, words in ((blank, "with the crop blanked"), (off, "with the tool off")):
-        low, high = _bounds(other, "accuracy")
+        found.append(f"it fell apart after step {best['step']}: accuracy on the validation was {best['accuracy']:.2f}")
+    for mode, words in (("BLANK_CROP", "with the crop blanked"), ("NO_TOOL", "with the tool off")):
+        low, high = _bounds(after[mode], "accuracy")
         if _bounds(true, "accuracy")[0] <= high or low > best_guess:
-            lacks.append(f"accuracy {words} is {_share(other, 'accuracy')}: the answer does not come from the crop")
-    figures = (
-        f"on {true['questions']} held-out pictures: "
-        f"tool use {_share(before, 'tool_use')} -> {_share(true, 'tool_use')}, "
-        f"right place {_share(before, 'hits')} -> {_share(true, 'hits')}, "
-        f"accuracy {_share(before, 'accuracy')} -> {_share(true, 'accuracy')} "
-        f"(crop blanked {_share(blank, 'accuracy')}, tool off {_share(off, 'accuracy')}, "
-        f"the best constant guess {best_guess:.2f}), "
+            found.append(f"accuracy {words} is {_share(after[mode], 'accuracy')}: it does not come from the crop")
+    return found
+
+
+def figures_of(before: Figures, after: Mapping[str, Figures], best_guess: float) -> str:
+    """Give the figures that `lacks` judges in one line."""
+    true = after["TRUE_CROP"]
+    rises = ", ".join(
+        f"{words} {_share(before, name)} -> {_share(true, name)}"
+        for name, words in zip(RISES, ("tool use", "right place", "accuracy"), strict=True)
+    )
+    blank, off = (_share(after[mode], "accuracy") for mode in ("BLANK_CROP", "NO_TOOL"))
+    return (
+        f"on {true['questions']} held-out pictures: {rises} "
+        f"(crop blanked {blank}, tool off {off}, the best constant guess {best_guess:.2f}), "
         f"reward {before['reward']:.2f} -> {true['reward']:.2f}"
     )
-    return Verdict(figures, tuple(lacks))

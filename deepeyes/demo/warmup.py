@@ -11,9 +11,11 @@ over the full vocabulary exact.
 from __future__ import annotations
 
 import functools
+import json
 import math
 import shutil
 from collections import deque
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -22,11 +24,8 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoImageProcessor, AutoTokenizer, Qwen2_5_VLForConditionalGeneration
 
 from deepeyes.demo import task
-from deepeyes.demo.cache import add_generate
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from deepeyes.demo import logs
     from deepeyes.demo.plan import Plan
 
@@ -59,19 +58,14 @@ EMBEDDING = "model.embed_tokens.weight"
 
 
 def spell(zoom_to: int | None, answer: str) -> list[tuple[str, bool]]:
-    """Spell a trajectory in the words in which the scheduler would hold it.
+    """Spell a trajectory as the scheduler would hold it: its pieces of text, each with whether the policy wrote it.
 
     Args:
         zoom_to: The mat to whose card's place it zooms; None answers at once.
         answer: What it answers.
-
-    Returns:
-        Its pieces of text, each with whether the policy wrote it.
     """
-    last = (_answer(answer), True)
-    if zoom_to is None:
-        return [(PROMPT, False), last]
-    return [(PROMPT, False), (_call(zoom_to), True), (OBSERVATION, False), last]
+    zoom = [] if zoom_to is None else [(_call(zoom_to), True), (OBSERVATION, False)]
+    return [(PROMPT, False), *zoom, (_answer(answer), True)]
 
 
 class Row(NamedTuple):
@@ -171,11 +165,10 @@ class Batches:
         ids, targets, weights = (
             torch.nn.utils.rnn.pad_sequence(list(column), batch_first=True) for column in zip(*rows, strict=True)
         )
+        lengths = torch.tensor([len(row.ids) for row in rows])
         inputs = {
             "input_ids": ids,
-            "attention_mask": torch.nn.utils.rnn.pad_sequence(
-                [torch.ones_like(row.ids) for row in rows], batch_first=True
-            ),
+            "attention_mask": (torch.arange(ids.shape[1]) < lengths[:, None]).long(),
             "mm_token_type_ids": (ids == self.image_token).long(),
             "pixel_values": torch.cat(pixels).float(),
             "image_grid_thw": torch.tensor([[1, SIDE, SIDE]] * len(pixels)),
@@ -201,19 +194,6 @@ def _open_tokens(text: str, turns: list[str], spelt: dict[str, list[int]]) -> li
     ]
 
 
-def _shrink(model: Any, batches: Batches) -> torch.nn.Embedding:
-    """Give the model a vocabulary of the used rows and one row that stands for all others."""
-    full = model.get_input_embeddings().weight.data
-    small = torch.nn.Embedding(len(batches.vocabulary) + 1, full.shape[1])
-    small.weight.data[:-1] = full[batches.vocabulary]
-    small.weight.data[-1] = 0
-    model.set_input_embeddings(small)
-    model.config.image_token_id = batches.image_token
-    model.config.video_token_id = -1
-    model.config.vision_start_token_id = batches.vision_start
-    return small
-
-
 def warm_up(source: Path, target: Path, plan: Plan, progress: logs.Writer) -> None:
     """Train a checkpoint.
 
@@ -227,7 +207,11 @@ def warm_up(source: Path, target: Path, plan: Plan, progress: logs.Writer) -> No
     batches = Batches(source, plan)
     model: Any = Qwen2_5_VLForConditionalGeneration.from_pretrained(source, dtype=torch.float32)
     full = model.get_input_embeddings().weight.data
-    small = _shrink(model, batches)
+    small = torch.nn.Embedding(len(batches.vocabulary) + 1, full.shape[1])  # the last row stands for all others
+    small.weight.data = torch.cat([full[batches.vocabulary], torch.zeros(1, full.shape[1])])
+    model.set_input_embeddings(small)
+    model.config.image_token_id, model.config.video_token_id = batches.image_token, -1
+    model.config.vision_start_token_id = batches.vision_start
     others = torch.zeros(len(batches.vocabulary) + 1)
     others[-1] = math.log(len(full) - len(batches.vocabulary))
     names = torch.tensor(list(batches.names.values()))
@@ -277,3 +261,14 @@ def _save(source: Path, target: Path, model: Any, small: torch.nn.Embedding, voc
     weights[EMBEDDING][vocabulary] = small.weight.data[:-1]
     save_file(weights, target / "model.safetensors", metadata={"format": "pt"})
     add_generate(target)
+
+
+def add_generate(checkpoint: Path) -> None:
+    """Give a checkpoint the demo's `generate`, and make it draw from the whole softmax, which is what GRPO trains.
+
+    swift hands no `--top_k 0` on to Transformers, and that takes 50 where nobody says otherwise.
+    """
+    (checkpoint / "custom_generate").mkdir(exist_ok=True)
+    shutil.copy(Path(__file__).with_name("generate.py"), checkpoint / "custom_generate")
+    config = checkpoint / "generation_config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"top_k": 0}, indent=2), encoding="utf-8")

@@ -2,33 +2,30 @@
 
 from __future__ import annotations
 
-import ast
 import os
 import subprocess
 import sys
 from pathlib import Path
 
-import grimp
 import pytest
 
 from deepeyes.demo import stages
-from deepeyes.demo.cache import PLUGIN_FILES, Cache, cache_directory
+from deepeyes.demo.cache import PLUGIN, Cache, cache_directory, source_hash
 
 ROOT = Path(__file__).resolve().parents[2]
 
 
-class TestPluginFiles:
-    """What a stage's key holds of the plugin."""
+class TestSourceHash:
+    """What a stage's key holds of a checkout."""
 
-    def test_they_are_all_that_the_plugin_imports_of_the_package(self) -> None:
-        tree = ast.parse((ROOT / "deepeyes_plugin.py").read_text(encoding="utf-8"))
-        modules = {node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) and node.module}
-        graph = grimp.build_graph("deepeyes")
-        mine = {module for module in modules if module in graph.modules}
-        needed = mine.union(*(graph.find_upstream_modules(module) for module in mine))
-        files = {f"deepeyes.{file.removesuffix('.py').replace('/', '.')}" for file in PLUGIN_FILES[1:]}
-        assert len(needed) > 10
-        assert needed - {"deepeyes"} <= {name.removesuffix(".__init__") for name in files}
+    def test_it_follows_every_source_and_its_name(self, tmp_path: Path) -> None:
+        (room := tmp_path / "deepeyes" / "room").mkdir(parents=True)
+        hashes = set()
+        for file, text in ((PLUGIN.name, "1"), (PLUGIN.name, "2"), ("deepeyes/a.py", "3"), ("deepeyes/room/a.py", "3")):
+            (tmp_path / file).write_text(text)
+            hashes.add(source_hash(tmp_path))
+        (room / "a.py").rename(room / "b.py")
+        assert len(hashes | {source_hash(tmp_path)}) == 5
 
 
 class TestCache:

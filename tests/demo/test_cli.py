@@ -15,8 +15,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from deepeyes.dataset.official import SCHEMA
 from deepeyes.demo import cli
-from deepeyes.demo.plumbing import COLUMNS
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -71,9 +71,9 @@ class TestDataset:
         ("content", "message"),
         [
             (None, "no file"),
-            (b"no parquet", "is no parquet file"),
-            (pa.table({"data_source": ["vstar"], "prompt": ["x"]}), "lacks the column images, env_name"),
-            (pa.table({name: pa.array([], pa.string()) for name in COLUMNS}), "holds no rows"),
+            (b"no parquet", "is no whole parquet file"),
+            (pa.table({"data_source": ["vstar"], "prompt": ["x"]}), "lacks the columns images, reward_model"),
+            (SCHEMA.empty_table(), "holds no rows"),
         ],
     )
     def test_bad_file_ends_with_one_line(

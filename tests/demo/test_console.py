@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from deepeyes.demo import console as progress
+from deepeyes.demo.console import Console
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -38,7 +38,7 @@ class TestConsole:
     def test_time_left_is_that_of_the_steps_without_the_start(
         self, capsys: pytest.CaptureFixture[str], clock: Callable[[float], None]
     ) -> None:
-        console = progress.Console(2)
+        console = Console(2)
         clock(61)
         console.stage("warm-up")
         console.progress({"step": 10, "steps": 40, "seconds": 20.0, "text": "fine"})
@@ -50,18 +50,18 @@ class TestConsole:
     def test_time_left_of_training_counts_the_looks_from_the_first_step_on(
         self, capsys: pytest.CaptureFixture[str], clock: Callable[[float], None]
     ) -> None:
-        training = progress.Training(progress.Console(1), steps=4, look_after=2, look_costs=1.5)
+        show = Console(1).training(4, look_after=2, look_costs=1.5)
         clock(100)  # 90 seconds of start, 10 of the step: three more, and two looks of 15
-        training.show(logged(1))
+        show(logged(1))
         clock(110)
-        training.show(logged(2))
+        show(logged(2))
         clock(125)
-        training.show(logged(2, "eval_"))
+        show(logged(2, "eval_"))
         clock(135)
-        training.show(logged(3))
+        show(logged(3))
         ends = [line.rpartition("  ")[2] for line in lines(capsys)]
         assert ends == ["at most 1:00 left", "at most 0:50 left", "turns 1.50", "at most 0:25 left"]
 
     def test_other_lines_of_swift_are_passed_over(self, capsys: pytest.CaptureFixture[str]) -> None:
-        progress.Training(progress.Console(1), steps=4).show({"train_runtime": 1.0})
+        Console(1).training(4)({"train_runtime": 1.0})
         assert lines(capsys) == []

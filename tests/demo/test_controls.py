@@ -11,10 +11,9 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from servers import ROOT
 
-from deepeyes.demo import logs, stages
-from deepeyes.demo.cache import add_generate
+from deepeyes.demo import logs, stages, verdict
 from deepeyes.demo.plan import ENVIRONMENT
-from deepeyes.demo.verdict import judge
+from deepeyes.demo.warmup import add_generate
 from demo.test_learns import LEVEL, Run, run_short_form
 
 if TYPE_CHECKING:
@@ -63,7 +62,7 @@ def run(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
     return run_short_form(tmp_path_factory.mktemp("demo"), request.param)
 
 
-def broken(run: Run, folder: Path, *, plugin: str = "", weight: str = "1") -> tuple[dict[str, Any], tuple[str, ...]]:
+def broken(run: Run, folder: Path, *, plugin: str = "", weight: str = "1") -> tuple[dict[str, Any], list[str]]:
     """Train with the run's own command but for one thing; give what the policy does then, and what it lacks."""
     env = stages.child_environment(os.environ, **ENVIRONMENT, OMP_NUM_THREADS="1")
     words = [word.replace(".unfinished", "") for word in json.loads((run.folder / "command.json").read_text())]
@@ -82,8 +81,8 @@ def broken(run: Run, folder: Path, *, plugin: str = "", weight: str = "1") -> tu
     do("-m", "swift.cli.rlhf", *words[2:])
     add_generate(checkpoint := logs.best_checkpoint(folder))
     do("-c", MEASURE, str(checkpoint), str(measured), str(run.report["plan"]["held_out"]), str(run.seed))
-    after = {line["mode"]: line for line in logs.Lines(measured).new()}
-    lacks = judge(run.report["before"], after, run.report["best_guess"], logs.read_validation(folder)).lacks
+    after = {line["mode"]: line for line in logs.read_lines(measured)}
+    lacks = verdict.lacks(run.report["before"], after, run.report["best_guess"], logs.read_steps(folder, "eval_"))
     sys.stdout.write("\n".join([after["TRUE_CROP"]["text"], *lacks]) + "\n")  # `-rP` shows it
     return after["TRUE_CROP"], lacks
 

@@ -16,7 +16,7 @@ SCRIPT = """
 import pathlib, sys
 from transformers.generation import utils
 from deepeyes import tiny_model
-from deepeyes.demo import cache, measure, task
+from deepeyes.demo import measure, task, warmup
 
 cuts = []
 
@@ -27,13 +27,13 @@ def cut(**_):
 utils.TopKLogitsWarper = utils.TopPLogitsWarper = utils.MinPLogitsWarper = cut
 folder = pathlib.Path(sys.argv[1])
 tiny_model.build(folder)
-cache.add_generate(folder)
+warmup.add_generate(folder)
 config = folder / "generation_config.json"
 config.write_text(config.read_text().replace(*sys.argv[2:]))
 rows = [task.row(0, picture, "script") for picture in task.sample_pictures(1, seed=1, split="script")]
 evaluator = measure.Evaluator(folder)
 evaluator._config.max_tokens = 2
-assert len(evaluator.answer(rows)) == 1
+assert len(evaluator.answer(rows, 0)) == 1
 print("cut" if cuts else "whole")
 """
 

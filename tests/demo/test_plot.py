@@ -32,7 +32,7 @@ class TestLogs:
     def test_steps_and_looks_at_the_validation_are_told_apart(self, tmp_path: Path) -> None:
         write(tmp_path)
         assert [one["step"] for one in logs.read_steps(tmp_path)] == list(range(1, 21))
-        assert logs.read_validation(tmp_path) == [
+        assert logs.read_steps(tmp_path, "eval_") == [
             {"step": step, "turns": 1.5, **dict.fromkeys(("reward", "accuracy", "format", "tool"), step / 20)}
             for step in (10, 20)
         ]
@@ -49,5 +49,5 @@ class TestPlot:
 
     def test_curves_of_a_run_become_a_png(self, tmp_path: Path) -> None:
         write(tmp_path)
-        plot.draw(logs.read_steps(tmp_path), logs.read_validation(tmp_path), tmp_path / "demo.png")
+        plot.draw(logs.read_steps(tmp_path), logs.read_steps(tmp_path, "eval_"), tmp_path / "demo.png")
         assert Image.open(tmp_path / "demo.png").width > 1000

@@ -13,9 +13,9 @@ import pytest
 from PIL import Image
 from qwen_vl_utils import fetch_image
 
+from deepeyes.dataset.official import SCHEMA
 from deepeyes.demo import stages, task
 from deepeyes.demo.plan import ENVIRONMENT
-from deepeyes.demo.plumbing import COLUMNS
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -60,7 +60,7 @@ class TestTask:
 
     def test_rows_have_the_official_columns_and_a_picture_that_decodes(self) -> None:
         row = task.row(3, PICTURES[0], "test")
-        assert set(COLUMNS) <= set(row)
+        assert list(row) == SCHEMA.names
         assert Image.open(io.BytesIO(row["images"][0]["bytes"])).size == (448, 448)
         assert row["extra_info"]["question"] in row["prompt"][-1]["content"]
 
