@@ -82,18 +82,9 @@ class Demo:
         plan, batch = self.plan, self.plan.prompts * self.plan.generations
         words = stages.grpo_words(plan.grpo_steps, batch=batch, generations=plan.generations, seed=plan.seed)
         words += ["--data_seed", str(plan.seed), "--dataset_shuffle", "false", "--model", str(start)]
-        words += ["--learning_rate", str(plan.learning_rate), "--lr_scheduler_type", "warmup_stable_decay"]
+        words += ["--learning_rate", str(plan.learning_rate), "--warmup_ratio", str(plan.rising)]
+        words += ["--lr_scheduler_type", "warmup_stable_decay"]
         words += ["--lr_scheduler_kwargs", json.dumps({"num_decay_steps": plan.decay_steps})]
-        words += [
-            "--warmup_ratio",
-            str(plan.rising),
-            "--beta",
-            "0",
-            "--max_grad_norm",
-            "0.2",
-            "--scale_rewards",
-            "none",
-        ]
         words += ["--max_completion_length", "60", "--max_length", "1024", "--log_completions", "true"]
         for name in ("eval", "save"):
             words += [f"--{name}_strategy", "steps", f"--{name}_steps", str(plan.eval_steps)]

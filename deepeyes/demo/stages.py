@@ -46,6 +46,7 @@ GRPO = (
     *("--multi_turn_scheduler", "deepeyes_scheduler", "--max_turns", "2", "--use_vllm", "false"),
     *("--reward_funcs", "deepeyes_reward", "deepeyes_accuracy", "deepeyes_format", "deepeyes_tool"),
     *("--reward_weights", "1", "0", "0", "0", "--loss_type", "bnpo", "--loss_scale", "default"),
+    *("--beta", "0", "--max_grad_norm", "0.2", "--scale_rewards", "none"),
     *("--temperature", "1", "--top_k", "0", "--top_p", "1"),
     *("--logging_steps", "1", "--save_only_model", "true", "--report_to", "none", "--add_version", "false"),
     *("--check_model", "false"),  # asks a hub whether there is a newer one: without a network, half a minute

@@ -45,7 +45,8 @@ LEARNING_RATE, RISING_STEPS = 2e-3, 20
 SOFT_RATE = 0.5
 """The share of the rate from which it falls to zero over the soft steps: the whole of it unsettles what was learned."""
 READY_STEPS, READY = 12, 12 * 0.99
-"""The targets become softer once the share of right places and answers, summed over so many steps, is above this."""
+"""The targets become softer once this is passed by the sum over so many steps of the share of right places and answers,
+which counts as zero for a step in which a token of the text is wrong: GRPO never mends a call that can't be written."""
 EVEN = 0.5
 """A choice whose likeliest token has no more than this has no right answer, and is not counted as one."""
 ZOOMS, HITS = 0.8, 0.5
@@ -194,6 +195,23 @@ def _open_tokens(text: str, turns: list[str], spelt: dict[str, list[int]]) -> li
     ]
 
 
+def shares_right(
+    logits: torch.Tensor, wanted: torch.Tensor, weight: torch.Tensor, names: torch.Tensor
+) -> tuple[float, float, float]:
+    """Give the shares of tokens whose likeliest value is right: of the text, of places and of answers.
+
+    Args:
+        logits: Tokens x vocabulary.
+        wanted: The targets, likewise; a token whose target has no likeliest value counts nowhere.
+        weight: The loss weights of the tokens: 1 for text, more for places and answers.
+        names: The vocabulary's tokens that begin an answer.
+    """
+    hits, sure = logits.argmax(1) == wanted.argmax(1), wanted.amax(1) > EVEN
+    text, read = weight == 1, wanted[:, names].sum(1) > 0
+    shares = [hits[sure & mask].float().mean().item() for mask in (text, ~text & ~read, ~text & read)]
+    return shares[0], shares[1], shares[2]
+
+
 def warm_up(source: Path, target: Path, plan: Plan, progress: logs.Writer) -> None:
     """Train a checkpoint.
 
@@ -235,14 +253,12 @@ def warm_up(source: Path, target: Path, plan: Plan, progress: logs.Writer) -> No
         torch.nn.utils.clip_grad_norm_(parameters, 1.0)
         optimizer.step()
         step += 1
-        hits, known = logits.argmax(1) == wanted.argmax(1), (weight > 1) & (wanted.amax(1) > EVEN)
-        read = wanted[:, names].sum(1) > 0
-        places, answers = (hits[known & mask].float().mean().item() for mask in (~read, read))
-        recent.append(min(places, answers))
+        text, places, answers = shares_right(logits, wanted, weight, names)
+        recent.append(min(float(text == 1), places, answers))
         if clean and sum(recent) > READY:
             clean_steps = step
         if step % 10 == 0:
-            progress.step(step, steps, f"places right {places:.2f}, answers right {answers:.2f}")
+            progress.step(step, steps, f"text right {text:.3f}, places {places:.2f}, answers {answers:.2f}")
     _save(source, target, model, small, batches.vocabulary)
 
 

@@ -63,7 +63,7 @@ def run_short_form(directory: Path, seed: int) -> Run:
     assert found, done.stdout[-3000:] + done.stderr[-3000:]
     report = json.loads(found.read_text())
     assert done.returncode == 1 - report["learned"]
-    assert f"\n{'LEARNED' if report['learned'] else 'NOT LEARNED'} on 64 held-out pictures: " in done.stdout
+    assert f"\n{'LEARNED' if report['learned'] else 'NOT LEARNED'} on 96 held-out pictures: " in done.stdout
     return Run(seed, found.parent, report)
 
 

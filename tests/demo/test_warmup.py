@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
+import torch
 
 from deepeyes.demo import task, warmup
 from deepeyes.demo.plan import Plan
@@ -49,3 +50,18 @@ class TestTargets:
         inputs, targets, weights = batches.draw(0.7)
         assert targets[weights > 0].sum(1).allclose(targets.new_ones(1))
         assert len(inputs["pixel_values"]) == 64 * len(inputs["image_grid_thw"])
+
+
+class TestSharesRight:
+    """Text that is wrong in one token must show, for GRPO never mends a call that can't be written."""
+
+    def test_text_places_and_answers_are_told_apart(self) -> None:
+        wanted = torch.eye(5)[[0, 1, 2, 3, 3]]
+        wanted[4] = torch.tensor([0.5, 0.5, 0, 0, 0])  # leaves it open
+        weight = torch.tensor([1.0, 1.0, 25.0, 25.0, 1.0])
+        said = torch.eye(5)[[0, 1, 2, 3, 4]]
+        assert warmup.shares_right(said, wanted, weight, torch.tensor([3])) == (1, 1, 1)
+        for token, shares in ((1, (0.5, 1, 1)), (2, (1, 0, 1)), (3, (1, 1, 0))):
+            slip = said.clone()
+            slip[token] = torch.eye(5)[4]
+            assert warmup.shares_right(slip, wanted, weight, torch.tensor([3])) == shares
