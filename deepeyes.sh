@@ -82,7 +82,7 @@ readonly COMMANDS='
 train     start_training        (default) GRPO with swift rlhf
 rollout   start_rollout         the server that plays the trajectories, with swift rollout
 rehearse  deepeyes.rehearsal    the commands of a layout on the worst rows, before the bill
-demo      deepeyes.demo         a tiny model learns to zoom by GRPO, on this machine, on the CPU: six minutes; --quick: four
+demo      deepeyes.demo         a tiny model learns to zoom by GRPO, on this machine, on the CPU: seven and a half minutes; --quick: four
 doctor    deepeyes.doctor       find what would stop a run, and say how to mend it
 data      deepeyes.data         download the official files and check every row; or check your own
 select    deepeyes.selection    choose the rows that are worth training on
