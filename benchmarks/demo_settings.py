@@ -1,6 +1,6 @@
 """What each setting of the demo's GRPO does alone, on several seeds.
 
-    python benchmarks/demo_settings.py                       # every setting, seeds 1 to 3: an hour on one thread
+    python benchmarks/demo_settings.py                       # every setting, seeds 1 to 3: half an hour on one thread
     python benchmarks/demo_settings.py --seeds 4 5 --only "as it is" "no rise of the rate"
 
 In swift a run takes minutes, and nearly all of them go into a head over 152 thousand tokens. Here the demo's GRPO is
