@@ -84,12 +84,13 @@ class Cut(LogitsProcessor):
         self._top_k, self._bonus = top_k, bonus
 
     def __call__(self, _: torch.LongTensor, scores: torch.FloatTensor) -> torch.Tensor:
-        """Take the others' row apart again: some of its equal tokens may be left."""
+        """Take the others' row apart again: its tokens are equal, so where one is left, they fill all places."""
         single = scores - self._bonus
-        least = single.topk(self._top_k).values[:, -1:]
-        ahead = (single[:, :-1] > single[:, -1:]).sum(1)
+        others = single[:, -1:]
+        ahead = (single[:, :-1] > others).sum(1, keepdim=True)
+        least = torch.where(ahead < self._top_k, others, single.topk(self._top_k).values[:, -1:])
         left = single.masked_fill(single < least, -math.inf)
-        left[:, -1] += (self._top_k - ahead).clamp(min=1).log()
+        left[:, -1:] += (self._top_k - ahead).clamp(min=1).log()
         return left
 
 
@@ -119,10 +120,8 @@ class Policy:
 
     def __init__(self, checkpoint: Path, plan: Plan, top_k: int) -> None:
         """Load it; the vision tower stays as it is, which is swift's default."""
-        batches, model = (
-            warmup.Batches(checkpoint, plan),
-            Qwen2_5_VLForConditionalGeneration.from_pretrained(checkpoint),
-        )
+        batches = warmup.Batches(checkpoint, plan)
+        model = Qwen2_5_VLForConditionalGeneration.from_pretrained(checkpoint)
         full = model.get_input_embeddings().weight.data
         unused = next(at for at in range(len(full)) if at not in batches.vocabulary)
         small = torch.nn.Embedding(len(batches.vocabulary) + 1, full.shape[1])
@@ -176,6 +175,8 @@ class Policy:
         }
 
     def _write(self, rows: list[list[int]], images: list[torch.Tensor]) -> list[list[int]]:
+        if not rows:
+            return []
         inputs = self._inputs(rows, images, left=True)
         ends = {"max_new_tokens": MAX_TOKENS, "eos_token_id": self.end, "pad_token_id": self.end}
         drawn = {"do_sample": True, "temperature": 1.0, "top_k": 0, "top_p": 1.0, "logits_processor": self._cut}
@@ -186,9 +187,8 @@ class Policy:
     def play(self, pictures: list[task.Picture], seen: list[torch.Tensor]) -> list[Trajectory]:
         """Play a trajectory a picture, as the scheduler does, and score it as `deepeyes_reward` does."""
         played = []
-        for turn, images in zip(
-            self._write([self.prompt] * len(pictures), [one[0] for one in seen]), seen, strict=True
-        ):
+        turns = self._write([self.prompt] * len(pictures), [one[0] for one in seen])
+        for turn, images in zip(turns, seen, strict=True):
             mat, answer = self.calls.get(tuple(turn)), self.answers.get(tuple(turn), "")
             written = [0] * len(self.prompt) + [1] * len(turn)
             played.append(Trajectory(self.prompt + turn, written, [images[0]], mat, answer))
@@ -196,13 +196,10 @@ class Policy:
         for one, images in zoomed:
             one.ids, one.written = one.ids + self.observation, one.written + [0] * len(self.observation)
             one.images.append(images[1 + (one.mat or 0)])
-        turns = self._write([one.ids for one, _ in zoomed], [image for one, _ in zoomed for image in one.images])
-        for (one, _), turn in zip(zoomed, turns, strict=True):
-            one.ids, one.written, one.answer = (
-                one.ids + turn,
-                one.written + [1] * len(turn),
-                self.answers.get(tuple(turn), ""),
-            )
+        rows, shown = [one.ids for one, _ in zoomed], [image for one, _ in zoomed for image in one.images]
+        for (one, _), turn in zip(zoomed, self._write(rows, shown), strict=True):
+            one.ids, one.written = one.ids + turn, one.written + [1] * len(turn)
+            one.answer = self.answers.get(tuple(turn), "")
         for one, picture in zip(played, pictures, strict=True):
             right = one.answer == picture.pattern
             one.reward = (0.8 + 1.2 * (one.mat is not None)) * right - 0.2 * (not one.answer)
@@ -274,22 +271,23 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", choices=SETTINGS, default=list(SETTINGS))
     options = parser.parse_args()
     first = None
-    console = Console(1)
     cache = Cache(cache_directory(os.environ), lambda _: None)
     for name in options.only:
         found = []
         for seed in options.seeds:
             setting = replace(SETTINGS[name], plan=replace(SETTINGS[name].plan, seed=seed))
+            console = Console(1)
+            console.stage("warm-up")
             checkpoint = Demo(setting.plan, cache, console).warm_up(build_model(cache, seed))
+            policy = Policy(checkpoint, setting.plan, setting.top_k)
+            start = Policy(checkpoint, setting.plan, setting.top_k) if setting.kl else policy
             torch.manual_seed(seed)
-            policy, start = (Policy(checkpoint, setting.plan, setting.top_k) for _ in range(2))
             begin = time.perf_counter()
             train(policy, start, setting)
-            found.append(measure(policy, setting.plan))
+            accuracy, broken = measure(policy, setting.plan)
+            found.append((accuracy, broken))
             took = time.perf_counter() - begin
-            print(
-                f"{name}, seed {seed}: accuracy {found[-1][0]:.2f}, broken {found[-1][1]:.3f}  {took:.0f} s", flush=True
-            )
+            print(f"{name}, seed {seed}: accuracy {accuracy:.2f}, broken {broken:.3f}  {took:.0f} s", flush=True)
         accuracy, broken = (fmean(column) for column in zip(*found, strict=True))
         first = first or accuracy
         print(f"{name}: accuracy {accuracy:.2f} ({accuracy / first:.2f} x), broken {broken:.3f}", flush=True)

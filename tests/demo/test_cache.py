@@ -58,6 +58,15 @@ class TestCache:
             folders.add(cache.stage("stage", 1, lambda _: None))
         assert len(folders) == 2
 
+    def test_sources_are_a_part_of_the_key(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr("deepeyes.demo.cache.ROOT", tmp_path)
+        cache = Cache(tmp_path / "cache", lambda _: None)
+        folders = set()
+        for text in ("1", "2"):
+            (tmp_path / PLUGIN.name).write_text(text)
+            folders.add(cache.stage("stage", 1, lambda _: None))
+        assert len(folders) == 2
+
     def test_instruction_set_is_the_one_that_torch_uses(self) -> None:
         """In a process of its own, since torch chooses once."""
         script = "import os; from deepeyes.demo.cache import instruction_set; print(*instruction_set(os.environ))"

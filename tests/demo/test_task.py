@@ -52,6 +52,12 @@ class TestTask:
     def test_patterns_are_half_light_and_half_dark(self) -> None:
         assert all("".join(tile).count("1") == 8 for tile in task.PATTERNS.values())
 
+    def test_no_number_of_a_box_repeats_a_digit(self) -> None:
+        """Qwen's tokenizer spells numbers in digits, and so small a model miscounts them."""
+        numbers = [str(number) for mat in range(len(task.MATS)) for number in task.card_box(mat)]
+        assert len(numbers) == 16
+        assert all(len(set(number)) == len(number) for number in numbers)
+
     def test_splits_share_no_picture_and_follow_from_the_seed(self) -> None:
         again = task.sample_pictures(12, seed=0, split="test")
         other = task.sample_pictures(12, seed=0, split="train")
