@@ -53,7 +53,7 @@ class Demo:
         def train(folder: Path) -> None:
             from deepeyes.demo import warmup  # noqa: PLC0415 - loads torch
 
-            warmup.warm_up(model, folder, plan, logs.Writer(folder))
+            warmup.warm_up(model, folder, plan)
 
         def make(folder: Path) -> None:
             stages.run("warm-up", lambda: train(folder), folder, self.console.progress, stages.load_swift)

@@ -23,10 +23,9 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoImageProcessor, AutoTokenizer, Qwen2_5_VLForConditionalGeneration
 
-from deepeyes.demo import task
+from deepeyes.demo import logs, task
 
 if TYPE_CHECKING:
-    from deepeyes.demo import logs
     from deepeyes.demo.plan import Plan
 
 PATCH = 14
@@ -212,14 +211,13 @@ def shares_right(
     return shares[0], shares[1], shares[2]
 
 
-def warm_up(source: Path, target: Path, plan: Plan, progress: logs.Writer) -> None:
+def warm_up(source: Path, target: Path, plan: Plan) -> None:
     """Train a checkpoint.
 
     Args:
         source: The checkpoint to start from; it is left as it is.
-        target: Directory of the trained checkpoint.
+        target: Directory of the trained checkpoint, and of a log of every tenth step.
         plan: How long and on what.
-        progress: Told of every tenth step.
     """
     torch.manual_seed(plan.seed)
     batches = Batches(source, plan)
@@ -236,7 +234,7 @@ def warm_up(source: Path, target: Path, plan: Plan, progress: logs.Writer) -> No
     parameters = list(model.model.parameters())
     optimizer = torch.optim.AdamW(parameters, betas=(0.9, 0.98), weight_decay=0.0)
     recent: deque[float] = deque(maxlen=READY_STEPS)
-    clean_steps, step = plan.clean_steps, 0
+    progress, clean_steps, step = logs.Writer(target), plan.clean_steps, 0
     while step < (steps := clean_steps + plan.soft_steps):
         clean = step < clean_steps
         rate = min((step + 1) / RISING_STEPS, 1.0) if clean else SOFT_RATE * (steps - step) / plan.soft_steps

@@ -7,7 +7,7 @@ from collections import defaultdict
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from deepeyes.report.traces import Record
 
@@ -17,14 +17,31 @@ Points = list[tuple[int, float]]
 """A curve: step and value, by rising step."""
 
 
-def advantages(rewards: Sequence[float]) -> list[float]:
-    """Give the advantages of a group as GRPO does: (reward - mean) / (standard deviation + 0.0001).
+def divided_by_deviation(arguments: Mapping[str, Any]) -> bool | None:
+    """Tell from swift's arguments whether a run divides advantages by the standard deviation of their group.
 
-    The deviation is that of a sample (n - 1), as in swift with its default `--scale_rewards group`.
+    Args:
+        arguments: Those in `args.json`; what is missing is swift's default, `--scale_rewards group`.
+
+    Returns:
+        None where the advantages do not follow from the rewards of a group alone, or by another estimator.
+
+    Source: swift/rl_core/advantage.py; before swift 3.9 the argument is a bool.
     """
-    deviation = statistics.stdev(rewards) if len(rewards) > 1 else 0.0
+    scale = arguments.get("scale_rewards")
+    scale = {None: "group", True: "group", False: "none"}.get(scale, scale)
+    estimator = arguments.get("advantage_estimator") or "grpo"
+    return scale == "group" if estimator == "grpo" and scale in ("group", "none") else None
+
+
+def advantages(rewards: Sequence[float], *, divided: bool = True) -> list[float]:
+    """Give the advantages of a group as GRPO does: reward - mean, by default over (standard deviation + 0.0001).
+
+    The deviation is that of a sample (n - 1).
+    """
+    deviation = statistics.stdev(rewards) + ADVANTAGE_EPSILON if divided and len(rewards) > 1 else 1.0
     mean = statistics.fmean(rewards)
-    return [(reward - mean) / (deviation + ADVANTAGE_EPSILON) for reward in rewards]
+    return [(reward - mean) / deviation for reward in rewards]
 
 
 def mean_curve(records: Sequence[Record], value: Callable[[Record], float | None]) -> Points:

@@ -35,14 +35,18 @@ class Groups:
         trajectories: Dicts.
     """
 
-    def __init__(self, records: Sequence[Record], generations: int | None, *, evaluation: bool) -> None:
+    def __init__(
+        self, records: Sequence[Record], generations: int | None, *, evaluation: bool, divided: bool | None = True
+    ) -> None:
         """Makes groups of records; those of a group stand next to each other.
 
         Args:
             records: See `deepeyes.report.traces.read_traces`.
             generations: How many a group has, where that is known; else as many as the ranks that recorded it had.
             evaluation: Whether groups are questions, which have no advantages.
+            divided: See `divided_by_deviation`.
         """
+        self._divided = None if evaluation else divided
         self.gallery = Gallery([picture for record in records for picture in pictures_of(record) if picture])
         self.trajectories: list[dict[str, Any]] = []
         prompts: dict[str, int] = {}
@@ -100,8 +104,8 @@ class Groups:
         if group["untrained"]:
             return
         rewards = [member["score"]["total"] for member in members]
-        if not evaluation and all(member["advantage"] is None for member in members) and None not in rewards:
-            for member, advantage in zip(members, advantages(rewards), strict=True):
+        if self._divided is not None and all(member["advantage"] is None for member in members) and None not in rewards:
+            for member, advantage in zip(members, advantages(rewards, divided=self._divided), strict=True):
                 member["advantage"] = advantage
 
 

@@ -8,7 +8,7 @@ import os
 import re
 from collections import defaultdict
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from deepeyes.report.traces import Record, ReportError, read_jsonl
 
@@ -29,7 +29,7 @@ def read_completions(path: Path) -> list[Record]:
     writes the last table once more.
     """
     records = []
-    generations = read_generations(path.parent)
+    generations = read_arguments(path.parent).get("num_generations")
     tables = list(read_jsonl(path))
     for table in [table for before, table in zip([None, *tables], tables, strict=False) if table != before]:
         columns = {name: values for name, values in table.items() if isinstance(values, list)}
@@ -75,13 +75,13 @@ def read_completions(path: Path) -> list[Record]:
     return sorted(records, key=lambda record: record["group"])
 
 
-def read_generations(folder: Path) -> int | None:
-    """Read from swift's `args.json`, where there is one, how many generations a prompt has."""
+def read_arguments(folder: Path) -> dict[str, Any]:
+    """Read the arguments of a run from swift's `args.json`; none where there is no such file."""
     try:
-        found: int | None = json.loads((folder / "args.json").read_text(encoding="utf-8")).get("num_generations")
+        found = json.loads((folder / "args.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
-        return None
-    return found
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 def read_log(path: Path) -> dict[str, Points]:

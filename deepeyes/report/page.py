@@ -12,10 +12,10 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from deepeyes.report.curves import make_curves, overlay
+from deepeyes.report.curves import divided_by_deviation, make_curves, overlay
 from deepeyes.report.evaluations import name_runs, read_evaluations, read_summary
 from deepeyes.report.grouping import Groups
-from deepeyes.report.logs import find_run, read_completions, read_generations, read_log
+from deepeyes.report.logs import find_run, read_arguments, read_completions, read_log
 from deepeyes.report.traces import Record, ReportError, choose, read_traces
 from deepeyes.traces import MAX_TRAJECTORIES
 
@@ -33,6 +33,7 @@ def make_page(  # noqa: PLR0913 - what a page is made of
     notes: list[str],
     *,
     generations: int | None = None,
+    divided: bool | None = True,
     evaluation: dict[str, Any] | None = None,
     watch: int | None = None,
 ) -> str:
@@ -44,15 +45,17 @@ def make_page(  # noqa: PLR0913 - what a page is made of
         records: The trajectories to show, those of a group next to each other.
         notes: What a reader must know of where this comes from.
         generations: How many a group has, where that is known; else as many as the ranks that recorded it had.
+        divided: See `divided_by_deviation`.
         evaluation: See `read_evaluations`; None for a training.
         watch: Seconds after which the page looks for a newer one, where nobody touches it.
     """
-    made = Groups(records, generations, evaluation=evaluation is not None)
+    made = Groups(records, generations, evaluation=evaluation is not None, divided=divided)
     data = {
         "title": title,
         "notes": notes,
         "curves": curves,
         "evaluation": evaluation,
+        "divided": divided,
         "watch": watch,
         "prompts": made.prompts,
         "images": made.gallery.sizes,
@@ -152,7 +155,7 @@ def _training_page(run_dir: Path, found: dict[str, Path], others: list[Path], li
     shown = choose(records, limit)
     notes += _chosen(shown, records)
     several = len({record["rank"] for record in records}) > 1  # one rank alone has all of a group
-    generations = read_generations(found["log"].parent) if several and "log" in found else None
+    arguments = read_arguments(found["log"].parent) if "log" in found else {}
     curves = make_curves(log, records)
     for folder in others:
         other = find_run(folder)
@@ -163,7 +166,15 @@ def _training_page(run_dir: Path, found: dict[str, Path], others: list[Path], li
     if others:
         names = ", ".join(one.name for one in others)
         notes.append(f"The trajectories are of {run_dir.name}; the curves of {names} lie over its own.")
-    return make_page(run_dir.name, curves, shown, notes, generations=generations, watch=watch)
+    return make_page(
+        run_dir.name,
+        curves,
+        shown,
+        notes,
+        generations=arguments.get("num_generations") if several else None,
+        divided=divided_by_deviation(arguments),
+        watch=watch,
+    )
 
 
 def _read_training(run_dir: Path, found: dict[str, Path]) -> tuple[dict[str, Any], list[Record], list[str]]:

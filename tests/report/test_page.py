@@ -19,7 +19,7 @@ from PIL import Image
 from trace_maker import HOSTILE, LOG, Generation, Prompt, flush, log, record
 
 from deepeyes.answers import Trajectory, read_answer
-from deepeyes.report.curves import advantages
+from deepeyes.report.curves import advantages, divided_by_deviation
 from deepeyes.report.grouping import Groups
 from deepeyes.report.logs import find_run, read_completions, read_log
 from deepeyes.report.page import script_json, write_report
@@ -233,17 +233,47 @@ class TestHostileText:
 
 class TestAdvantages:
     @pytest.mark.parametrize("rewards", [[2.0, 0.8, 0.0, 2.0], [1.2] * 4, [-0.2, 0.0, -0.2, 2.0]])
-    def test_equal_those_of_swift(self, rewards: list[float]) -> None:
+    @pytest.mark.parametrize("scale", ["group", "none"])
+    def test_equal_those_of_swift(self, rewards: list[float], scale: str) -> None:
         import torch  # noqa: PLC0415 - no other test of this file needs it
         from swift.rl_core.advantage import compute_advantages  # noqa: PLC0415
 
-        theirs, _ = compute_advantages(torch.tensor(rewards)[:, None], torch.ones(1), len(rewards))
-        assert advantages(rewards) == pytest.approx(theirs.tolist(), abs=2e-3)
+        column = torch.tensor(rewards)[:, None]
+        theirs, _ = compute_advantages(column, torch.ones(1), len(rewards), scale_rewards=scale)
+        divided = divided_by_deviation({"scale_rewards": scale})
+        assert divided is not None
+        assert advantages(rewards, divided=divided) == pytest.approx(theirs.tolist(), abs=2e-3)
 
     def test_page_has_them(self, tmp_path: Path) -> None:
         data = data_of(write_report(trace(tmp_path, [prompt(), prompt("another")])))
         found = [one["advantage"] for one in data["trajectories"]]
         assert found == pytest.approx(advantages([2.0, 0.8, 0.0]) * 2)
+
+    @pytest.mark.parametrize(
+        ("arguments", "divided"),
+        [
+            ({}, True),
+            ({"scale_rewards": None, "advantage_estimator": "grpo"}, True),
+            ({"scale_rewards": True}, True),
+            ({"scale_rewards": False}, False),
+            ({"scale_rewards": "none"}, False),
+            ({"scale_rewards": "batch"}, None),
+            ({"scale_rewards": "gdpo"}, None),
+            ({"scale_rewards": None, "advantage_estimator": "rloo"}, None),
+        ],
+    )
+    def test_arguments_say_how_they_are_scaled(self, arguments: dict[str, Any], divided: bool | None) -> None:
+        assert divided_by_deviation(arguments) is divided
+
+    @pytest.mark.parametrize(("scale", "expected"), [("none", [2.0, 0.8, 0.0]), ("batch", None)])
+    def test_page_follows_the_arguments_of_its_run(
+        self, tmp_path: Path, scale: str, expected: list[float] | None
+    ) -> None:
+        (tmp_path / "args.json").write_text(json.dumps({"scale_rewards": scale}), encoding="utf-8")
+        log(trace(tmp_path, [prompt()]), LOG)
+        found = [one["advantage"] for one in data_of(write_report(tmp_path))["trajectories"]]
+        mean = 2.8 / 3
+        assert found == ([None] * 3 if expected is None else pytest.approx([one - mean for one in expected]))
 
     def test_lone_generation_has_none(self) -> None:
         assert advantages([2.0]) == [0.0]

@@ -8,9 +8,10 @@ function advantageBar(advantage, group) {
 function explain(group) {
   if (evaluation) return null;
   if (group.untrained) return make("p", {className: "small untrained", style: {marginTop: "8px"}}, UNTRAINED[group.untrained][1]);
-  const own = trajectories[group.members[0]].weights !== null;
+  const own = trajectories[group.members[0]].weights !== null, {divided} = data;
   return make("p", {className: "small", style: {marginTop: "8px"}}, own
-    ? "Advantage = (reward − mean) / (standard deviation + 0.0001) within this group, as GRPO computes it (deviation with n − 1). From deepeyes_reward alone: other rewards or weights of a run are not in it."
+    ? divided === null ? "Advantages are not shown: with this run's --advantage_estimator and --scale_rewards they do not follow from the rewards of a group alone."
+      : `Advantage = ${divided ? "(reward − mean) / (standard deviation + 0.0001)" : "reward − mean"} within this group, as GRPO computes it ${divided ? "(deviation with n − 1)" : "with this run's --scale_rewards none"}. From deepeyes_reward alone: other rewards or weights of a run are not in it.`
     : "Advantage as swift logged it.",
   group.missing ? ` ${count(group.missing, "generation")} of this group ${group.missing === 1 ? "was" : "were"} not recorded, so the true advantages differ.` : "");
 }
