@@ -262,7 +262,7 @@ class TestAdvantages:
             ({"scale_rewards": None, "advantage_estimator": "rloo"}, None),
         ],
     )
-    def test_arguments_say_how_they_are_scaled(self, arguments: dict[str, Any], divided: bool | None) -> None:
+    def test_arguments_say_how_they_are_scaled(self, arguments: dict[str, Any], *, divided: bool | None) -> None:
         assert divided_by_deviation(arguments) is divided
 
     @pytest.mark.parametrize(("scale", "expected"), [("none", [2.0, 0.8, 0.0]), ("batch", None)])
