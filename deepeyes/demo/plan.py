@@ -21,7 +21,7 @@ class Plan:
 
     Attributes:
         seed: Seed of the weights, the pictures and the sampling.
-        clean_steps: Steps of the warm-up at most in which it learns to see; they end sooner once it does.
+        clean_steps: Steps of a try of the warm-up at most in which it learns to see; they end sooner once it does.
         soft_steps: Further steps, which teach it to be less sure, and over which the learning rate falls to zero.
         zooms: Probability that it is taught to zoom with.
         right: Probability that it is taught for each of the two coordinates that say where the card lies: 0.8 x 0.8 is

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
-from deepeyes.demo import task, warmup
+from deepeyes.demo import logs, task, warmup
 from deepeyes.demo.plan import Plan
 
 if TYPE_CHECKING:
@@ -65,3 +66,21 @@ class TestSharesRight:
             slip = said.clone()
             slip[token] = torch.eye(5)[4]
             assert warmup.shares_right(slip, wanted, weight, torch.tensor([3])) == shares
+
+
+class TestSecondTry:
+    """At a rate that serves most, a model now and then never tells the patterns apart."""
+
+    @pytest.mark.parametrize(("sees", "again"), [(0.9, True), (0.0, False)])
+    def test_model_that_does_not_see_begins_again_at_its_own_rate(
+        self, tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sees: float, *, again: bool
+    ) -> None:
+        monkeypatch.setattr(warmup, "TRY_STEPS", 5)
+        monkeypatch.setattr(warmup, "SEES", sees)
+        monkeypatch.setattr(warmup, "AGAIN_RATE", 0.0)  # so what it began with is what it ends with
+        warmup.warm_up(tiny_model, tmp_path, replace(PLAN, clean_steps=10, soft_steps=5))
+        last = logs.read_lines(tmp_path)[-1]
+        assert last["steps"] == (20 if again else 15)
+        assert last["text"].startswith("second try: ") == again
+        before, after = (load_file(folder / "model.safetensors") for folder in (tiny_model, tmp_path))
+        assert all(after[name].equal(before[name]) for name in before if name != warmup.EMBEDDING) == again
