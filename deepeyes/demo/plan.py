@@ -54,4 +54,4 @@ class Plan:
     held_out: int = 256
 
 
-QUICK: dict[str, Any] = {"grpo_steps": 8, "learning_rate": 4e-4, "decay_steps": 3, "eval_steps": 8, "held_out": 96}
+QUICK: dict[str, Any] = {"grpo_steps": 14, "prompts": 4, "decay_steps": 5, "eval_steps": 14, "held_out": 96}
