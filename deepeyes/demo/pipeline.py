@@ -88,7 +88,7 @@ class Demo:
         words += ["--max_completion_length", "60", "--max_length", "1024", "--log_completions", "true"]
         for name in ("eval", "save"):
             words += [f"--{name}_strategy", "steps", f"--{name}_steps", str(plan.eval_steps)]
-        words += ["--num_generations_eval", "1", "--per_device_eval_batch_size", "32"]
+        words += ["--num_generations_eval", "1", "--per_device_eval_batch_size", str(plan.validation)]
 
         def make(folder: Path) -> None:
             from deepeyes.demo import warmup  # noqa: PLC0415 - loads torch
