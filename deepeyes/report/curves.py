@@ -26,7 +26,7 @@ def divided_by_deviation(arguments: Mapping[str, Any]) -> bool | None:
     Returns:
         None where the advantages do not follow from the rewards of a group alone, or by another estimator.
 
-    Source: swift/rl_core/advantage.py; before swift 3.9 the argument is a bool.
+    Source: swift/rl_core/advantage.py; in swift 3.7.3 the argument is a bool.
     """
     scale = arguments.get("scale_rewards")
     scale = {None: "group", True: "group", False: "none"}.get(scale, scale)
