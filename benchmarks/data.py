@@ -55,9 +55,9 @@ class Cost(NamedTuple):
 def make_file(path: Path, gigabytes: float) -> int:
     """Writes a file of about `gigabytes` and returns its rows."""
     sys.path.insert(0, str(ROOT))
-    from deepeyes.dataset.official import SCHEMA  # noqa: PLC0415 - not on the path before
+    from deepeyes.dataset.official import SCHEMA  # noqa: PLC0415 - the line above puts it on the path
 
-    chance = random.Random(0)  # noqa: S311 - no secret
+    chance = random.Random(0)  # noqa: S311 - pixels of a test picture
     small = Image.frombytes("RGB", (96, 96), chance.randbytes(96 * 96 * 3))
     base = small.resize((1152, 896), Image.Resampling.BICUBIC)
     written = rows = 0

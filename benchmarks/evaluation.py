@@ -90,7 +90,7 @@ def write_bench(folder: Path, questions: int) -> None:
 
 def play(side: str, folder: Path, port: int) -> None:
     """Plays all questions in this process, and prints what it took."""
-    from deepeyes.evaluation import cli, running, session  # noqa: PLC0415 - in the process that is measured
+    from deepeyes.evaluation import cli, running, session  # noqa: PLC0415 - only here, whose memory is measured
     from deepeyes.playing import pictures  # noqa: PLC0415 - likewise
 
     if side == "count":
@@ -129,7 +129,7 @@ def main() -> None:
                 if done.returncode:
                     sys.exit(done.stderr[-2000:])
                 found[side] = json.loads(done.stdout)
-            assert server.stdin is not None  # noqa: S101 - likewise
+            assert server.stdin is not None  # noqa: S101 - for mypy: it is a pipe
             server.stdin.close()
     print(f"{'in flight, bounded by':<24} {'bytes':>9} {'count':>9} {'ratio':>8}")
     for part, value in found["bytes"].items():

@@ -50,7 +50,7 @@ def judge_server(latency: float) -> Iterator[str]:
     """Runs the scripted judge in a process of its own, and yields its URL."""
     command = [sys.executable, str(ROOT / "tests" / "judge_server.py"), str(latency)]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
-        assert process.stdout  # noqa: S101 - for mypy
+        assert process.stdout  # noqa: S101 - for mypy: it is a pipe
         yield process.stdout.readline().strip()
         process.communicate()
 
@@ -256,7 +256,7 @@ def maths(pairs: Iterable[tuple[str, str]]) -> list[Question]:
 
 def verify(judge: Judge, asked: list[Question], rules: Rules) -> None:
     """Has mathematics look at answers, and nobody asks the judge."""
-    known = [judge._math.at_once(one.reference, one.answer, rules) for one in asked]  # noqa: SLF001 - it, alone
+    known = [judge._math.at_once(one.reference, one.answer, rules) for one in asked]  # noqa: SLF001 - times mathematics alone
     pending = [judge._math.confirm(pairs) for pairs in known if isinstance(pairs, list)]  # noqa: SLF001 - likewise
     for one in pending:
         one.result()

@@ -54,5 +54,11 @@ class Plan:
     held_out: int = 256
 
 
-QUICK: dict[str, Any] = {"grpo_steps": 13, "prompts": 4, "decay_steps": 5, "eval_steps": 13}
-QUICK |= {"validation": 16, "held_out": 96}
+QUICK: dict[str, Any] = {
+    "grpo_steps": 13,
+    "prompts": 4,
+    "decay_steps": 5,
+    "eval_steps": 13,
+    "validation": 16,
+    "held_out": 96,
+}
