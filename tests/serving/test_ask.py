@@ -215,6 +215,26 @@ class TestDeploy:
         with pytest.raises(ProcessLookupError):
             os.kill(int((tmp_path / "pid").read_text()), 0)
 
+    @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+    def test_signal_within_a_task_of_the_answer_is_no_traceback(
+        self, checkpoint: Path, photo: Path, tmp_path: Path, number: signal.Signals
+    ) -> None:
+        script = (
+            "import asyncio, os, sys\n"
+            "from deepeyes.serving.ask.cli import main\n"
+            "from deepeyes.serving.chat import Chat\n"
+            "async def play(self, *_):\n"
+            f"    os.kill(os.getpid(), {int(number)})\n"
+            "    await asyncio.sleep(30)\n"
+            "Chat._play_choices = play\n"
+            "sys.exit(main())\n"
+        )
+        program = [sys.executable, "-c", script, str(photo), "Which?", "--model", str(checkpoint)]
+        done = subprocess.run(program, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
+        assert (done.returncode, done.stderr.count("\n")) == (130, 1), done.stderr
+        with pytest.raises(ProcessLookupError):
+            os.kill(int((tmp_path / "pid").read_text()), 0)
+
     def test_server_that_ends_is_told_in_its_words(
         self, checkpoint: Path, photo: Path, capsys: pytest.CaptureFixture[str]
     ) -> None:

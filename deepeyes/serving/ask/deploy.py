@@ -98,8 +98,11 @@ def deployed(folder: Path, max_pixels: int, extra: Sequence[str]) -> Iterator[st
 
 @contextlib.contextmanager
 def _interrupted_by(*signals: signal.Signals) -> Iterator[None]:
-    """Has signals do what Ctrl-C does, so that a closed terminal leaves no server behind."""
-    before = {number: signal.signal(number, signal.default_int_handler) for number in signals}
+    """Has signals do what Ctrl-C does at that time, so that a closed terminal leaves no server behind.
+
+    In a running event loop that is not an exception in whatever runs just then: asyncio cancels the task.
+    """
+    before = {number: signal.signal(number, lambda *_: signal.raise_signal(signal.SIGINT)) for number in signals}
     try:
         yield
     finally:
