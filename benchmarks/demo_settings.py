@@ -31,9 +31,9 @@ from transformers import AutoImageProcessor, AutoTokenizer, LogitsProcessor, Qwe
 
 from deepeyes.demo import task, warmup
 from deepeyes.demo.cache import Cache, cache_directory
-from deepeyes.demo.console import Console
 from deepeyes.demo.pipeline import Demo, build_model
 from deepeyes.demo.plan import Plan
+from deepeyes.demo.progress import Console
 
 MICRO_BATCH, MAX_TOKENS, ASK_AT_ONCE = 4, 60, 64
 BETAS, WEIGHT_DECAY, MAX_NORM = (0.9, 0.95), 0.1, 0.2

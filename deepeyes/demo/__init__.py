@@ -2,6 +2,5 @@
 
 `cli` reads the command line, `plan` says what is done, `pipeline` does it stage by stage and `verdict` judges it. The
 question is in `task`, the supervised beginning in `warmup`, the measure in `measure`. `stages` runs each stage in a
-process of its own, `cache` keeps what they made, `generate` is how the checkpoints draw, `logs` holds what is said of
-steps, `console` and `plot` show it. `plumbing` is the other form, `demo --dataset`.
+process of its own, `cache` keeps what it made, and `progress` shows how far it is.
 """

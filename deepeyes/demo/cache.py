@@ -10,10 +10,9 @@ import hashlib
 import json
 import os
 import shutil
-from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -21,18 +20,6 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).resolve().parents[2]
 PLUGIN = ROOT / "deepeyes_plugin.py"
 PACKAGES = ("ms-swift", "torch", "transformers", "trl", "qwen-vl-utils", "pillow", "numpy")
-
-
-def instruction_set(env: Mapping[str, str]) -> list[str]:
-    """Give what decides how torch rounds on this processor: the set that it uses, and what the user held it to.
-
-    Args:
-        env: Usually `os.environ`; torch reads `ATEN_CPU_CAPABILITY`, and oneDNN `ONEDNN_MAX_CPU_ISA`.
-    """
-    import torch  # noqa: PLC0415 - two seconds, which `--help` does without
-
-    held = [env.get(name, "") for name in ("ATEN_CPU_CAPABILITY", "ONEDNN_MAX_CPU_ISA")]
-    return [torch.backends.cpu.get_cpu_capability(), *held]
 
 
 def cache_directory(env: Mapping[str, str]) -> Path:
@@ -50,25 +37,25 @@ def source_hash(root: Path) -> str:
     return digest.hexdigest()
 
 
-@dataclass(frozen=True, slots=True)
-class Cache:
-    """Results of stages, each in a folder whose name says what made it.
+def instruction_set(env: Mapping[str, str]) -> list[str]:
+    """Give the set that torch uses on this processor, and what the user held torch and oneDNN to."""
+    import torch  # noqa: PLC0415 - two seconds, which `--help` does without
 
-    Attributes:
-        directory: Where; made when a stage first writes.
-        tell: Told what is reused.
-    """
+    own = torch.backends.cpu.get_cpu_capability()
+    return [own, env.get("ATEN_CPU_CAPABILITY", ""), env.get("ONEDNN_MAX_CPU_ISA", "")]
+
+
+class Cache(NamedTuple):
+    """Results of stages: the directory that holds them, and what is told of each that is reused."""
 
     directory: Path
     tell: Callable[[str], None]
 
     def stage(self, name: str, made_by: object, make: Callable[[Path], None]) -> Path:
-        """Give the folder of a stage, making it if nothing like it was made before.
+        """Give the folder of a stage, and have it filled if nothing like it was made before.
 
-        Args:
-            name: Name of the stage.
-            made_by: What the result follows from, beside all that `source_hash` and this machine decide; as JSON.
-            make: Fills a new folder. When it fails, the folder is kept apart, for its logs, and is never reused.
+        What it is `made_by`, beside sources, packages and machine, is JSON. A folder that could not be filled is kept
+        apart, for its logs, and is never reused.
         """
         versions = [version(package) for package in PACKAGES]
         threads = os.environ.get("OMP_NUM_THREADS") or len(os.sched_getaffinity(0))
@@ -82,5 +69,4 @@ class Cache:
         shutil.rmtree(working, ignore_errors=True)
         working.mkdir(parents=True)
         make(working)
-        working.rename(folder)
-        return folder
+        return working.rename(folder)

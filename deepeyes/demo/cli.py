@@ -18,27 +18,14 @@ from pathlib import Path
 from deepeyes.arguments import Parser
 from deepeyes.demo import stages
 from deepeyes.demo.cache import Cache, cache_directory
-from deepeyes.demo.console import Console
-from deepeyes.demo.pipeline import Demo
+from deepeyes.demo.pipeline import Demo, plumbing
 from deepeyes.demo.plan import QUICK, SEED, Plan
-from deepeyes.demo.plumbing import check_dataset, plumbing
-
-
-def end_on_signals() -> None:
-    """Make every signal that asks a program to end do what Ctrl-C does: end the stage and all that it started."""
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, signal.default_int_handler)
+from deepeyes.demo.progress import Console
+from deepeyes.errors import DataFileError
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run the command line.
-
-    Args:
-        arguments: Command-line words; those of the process by default.
-
-    Returns:
-        The exit status.
-    """
+    """Run the command line, by default that of the process; returns the exit status."""
     parser = Parser(
         prog="deepeyes.sh demo",
         description="A tiny Qwen2.5-VL learns by GRPO to zoom, on the CPU, through the real swift rlhf and the plugin.",
@@ -49,16 +36,17 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     if options.quick and options.dataset:
         parser.error("--quick is the short form of the demo that learns, which makes its own pictures")
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):  # all end the stage and what it started
+        signal.signal(number, signal.default_int_handler)
     errors = sys.stderr  # also while swift is imported, whose words go nowhere
     console = Console(2 if options.dataset else 5)
     cache = Cache(cache_directory(os.environ), console.say)
     try:
         if options.dataset:
-            check_dataset(options.dataset)
             plumbing(options.dataset, cache, console, options.seed)
         else:
             Demo(replace(Plan(seed=options.seed), **(QUICK if options.quick else {})), cache, console).run()
-    except stages.DemoError as error:
+    except (stages.DemoError, DataFileError) as error:
         print(f"demo: {error}", file=errors)
         return 1
     except KeyboardInterrupt:

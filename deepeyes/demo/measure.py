@@ -18,7 +18,7 @@ from swift.infer_engine.protocol import RolloutInferRequest, RolloutOutput
 from swift.rollout import invoke_async_hook, multi_turns, run_multi_turn
 from swift.utils import import_external_file
 
-from deepeyes.demo import logs, task
+from deepeyes.demo import progress, task
 from deepeyes.demo.cache import PLUGIN
 from deepeyes.environment import read_settings
 from deepeyes.images.encoding import image_bytes
@@ -29,10 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-MAX_TURNS = 2
-MAX_TOKENS = 60
-"""Tokens of one turn; a tool call takes 47."""
-BATCH_SIZE = 64
+MAX_TURNS, MAX_TOKENS, BATCH_SIZE = 2, 60, 64  # tokens of one turn; a tool call takes 47
 MODES = {"TRUE_CROP": "true crop", "BLANK_CROP": "blanked crop", "NO_TOOL": "tool off"}
 """What a zoom shows: the crop, a grey one of its size, or nothing, since the policy is made to answer at once."""
 
@@ -49,27 +46,14 @@ class Evaluator:
         self._config = RequestConfig(max_tokens=MAX_TOKENS, temperature=1.0, top_k=0, return_details=True)
 
     def answer(self, rows: Sequence[dict[str, Any]], seed: int, *, begun_with: str = "") -> list[RolloutOutput]:
-        """Let the policy answer each row's question once.
-
-        Args:
-            rows: Dataset rows in the official schema.
-            seed: Seed of the sampling.
-            begun_with: Words that begin its first turn, so that it can't zoom.
-
-        Returns:
-            The trajectories, in the rows' order.
-        """
+        """Let the policy answer each row's question once; a first turn that is begun with words can't zoom."""
         torch.manual_seed(seed)
-        template = self._engine.template
-        scheduler = multi_turns["deepeyes_scheduler"](
-            max_turns=MAX_TURNS, template=template, tokenizer=template.tokenizer
-        )
+        kind, template = multi_turns["deepeyes_scheduler"], self._engine.template
+        scheduler = kind(max_turns=MAX_TURNS, template=template, tokenizer=template.tokenizer)
         requests = []
-        for row in rows:
-            messages = [*row["prompt"], *([{"role": "assistant", "content": begun_with}] if begun_with else [])]
-            columns = {key: value for key, value in row.items() if key not in ("prompt", "images")}
-            own = copy.deepcopy({"messages": messages, "images": row["images"]})
-            requests.append(RolloutInferRequest(**own, data_dict=columns))
+        for row in copy.deepcopy(list(rows)):
+            begun = [{"role": "assistant", "content": begun_with}] if begun_with else []
+            requests.append(RolloutInferRequest(messages=row["prompt"] + begun, images=row["images"], data_dict=row))
         invoke_async_hook(scheduler.on_trajectory_start(requests))
         outputs: list[RolloutOutput] = run_multi_turn(
             requests, self._roll_out(requests), scheduler, self._roll_out, self._config, max_turns=MAX_TURNS
@@ -79,15 +63,7 @@ class Evaluator:
         return outputs
 
     def answer_blank_crops(self, outputs: Sequence[RolloutOutput], seed: int) -> list[RolloutOutput]:
-        """Let the policy answer again where it had zoomed, after the same call, with a grey crop.
-
-        Args:
-            outputs: Trajectories of `answer`; they stay as they are.
-            seed: Seed of the sampling.
-
-        Returns:
-            Trajectories in the same order.
-        """
+        """Let the policy answer again where it had zoomed, after the same call, with a grey crop."""
         torch.manual_seed(seed)
         again = list(outputs)
         zoomed = [at for at, output in enumerate(outputs) if output.rollout_infos["num_zooms"]]
@@ -103,9 +79,7 @@ class Evaluator:
         return again
 
     def _roll_out(self, requests: list[RolloutInferRequest], *_: Any) -> list[RolloutOutput]:
-        responses = []
-        for start in range(0, len(requests), BATCH_SIZE):
-            responses += self._engine.infer(requests[start : start + BATCH_SIZE], self._config, use_tqdm=False)
+        responses = self._engine.infer(requests, self._config, use_tqdm=False)
         return [RolloutOutput(response=response) for response in responses]
 
 
@@ -115,13 +89,13 @@ def _painted_over(crop: Any) -> Image.Image:
 
 
 def outcome_of(
-    rows: Sequence[dict[str, Any]], boxes: Sequence[tuple[int, ...]], outputs: Sequence[RolloutOutput]
+    rows: Sequence[dict[str, Any]], boxes: Sequence[task.Box], outputs: Sequence[RolloutOutput]
 ) -> dict[str, float]:
     """Score trajectories as the rewards do, and average.
 
     Args:
         rows: Dataset rows in the official schema.
-        boxes: For each row, the box in pixels of the view that holds the answer.
+        boxes: For each row, the one that holds the answer.
         outputs: For each row, the trajectory.
 
     Returns:
@@ -148,19 +122,13 @@ def outcome_of(
 
 
 def measure(checkpoint: Path, count: int, seed: int, modes: Sequence[str], folder: Path) -> None:
-    """Measure a checkpoint on held-out questions.
+    """Measure a checkpoint on held-out questions that follow from the seed, with a pass for each of the modes.
 
-    Args:
-        checkpoint: Its directory.
-        count: How many questions.
-        seed: Of the questions and the sampling.
-        modes: Keys of `MODES`; a pass each.
-        folder: Gets `logging.jsonl`: progress, with the mode and what `outcome_of` gives for it.
+    The folder gets `logging.jsonl`: progress, with the mode and what `outcome_of` gives for it.
     """
     pictures = task.sample_pictures(count, seed=seed, split="held-out")
     rows = [task.row(index, picture, "held-out") for index, picture in enumerate(pictures)]
-    boxes = [picture.box for picture in pictures]
-    evaluator, writer = Evaluator(checkpoint), logs.Writer(folder)
+    evaluator, writer = Evaluator(checkpoint), progress.Writer(folder)
     outputs = evaluator.answer(rows, seed)
     for at, mode in enumerate(modes, start=1):
         shown = outputs
@@ -168,6 +136,6 @@ def measure(checkpoint: Path, count: int, seed: int, modes: Sequence[str], folde
             shown = evaluator.answer_blank_crops(outputs, seed)
         elif mode == "NO_TOOL":
             shown = evaluator.answer(rows, seed, begun_with=task.answer_turn("").removesuffix("</answer>"))
-        figures = outcome_of(rows, boxes, shown)
+        figures = outcome_of(rows, [task.card_box(picture.mat) for picture in pictures], shown)
         told = "tool use {tool_use:.2f} (right place {hits:.2f})  accuracy {accuracy:.2f}  reward {reward:.2f}"
         writer.step(at, len(modes), f"{MODES[mode]}: {told.format(**figures)}", mode=mode, **figures)

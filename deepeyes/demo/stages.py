@@ -13,45 +13,41 @@ import runpy
 import signal
 import sys
 import threading
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from deepeyes.demo.cache import PLUGIN
-from deepeyes.demo.logs import read_lines
+from deepeyes.demo.progress import read_lines
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
     from pathlib import Path
 
+Action = Callable[[], object]
+OnLine = Callable[[dict[str, Any]], object]
 _FORK = multiprocessing.get_context("fork")
 POLL_SECONDS = 0.3
-KILL_AFTER_SECONDS = 5.0
-"""How long a stage may take to end on SIGTERM."""
+KILL_AFTER_SECONDS = 5.0  # how long a stage may take to end on SIGTERM
 LOG_TAIL_LINES = 12
-MICRO_BATCH = 4
 PRELOADED = ("swift.pipelines", "swift.rlhf_trainers.grpo_trainer", "swift.infer_engine", "swift.rollout")
 """What the stages import for 40 seconds of a core."""
-MALLOC = ":".join(
-    f"glibc.malloc.{name}"
-    for name in ("hugetlb=1", "mmap_max=0", "arena_max=1", "trim_threshold=17179869184", "top_pad=268435456")
-)
+MALLOC = "hugetlb=1 mmap_max=0 arena_max=1 trim_threshold=17179869184 top_pad=268435456"
 """Keeps freed memory, in huge pages, for the next step: a third of the time went into faulting in fresh logits."""
-GRPO = (
-    *("--rlhf_type", "grpo", "--model_type", "qwen2_5_vl", "--template", "qwen2_5_vl", "--torch_dtype", "float32"),
-    *("--tuner_type", "full", "--attn_impl", "sdpa", "--gradient_checkpointing", "false"),
-    # 95 % of the weights: each step would move all of its 152 thousand rows, of which the task uses a few hundred.
-    *("--freeze_parameters", "model.language_model.embed_tokens"),
-    *("--load_from_cache_file", "false", "--split_dataset_ratio", "0", "--dataloader_num_workers", "0"),
-    *("--columns", '{"prompt": "messages"}', "--remove_unused_columns", "false"),
-    *("--external_plugins", str(PLUGIN)),
-    *("--multi_turn_scheduler", "deepeyes_scheduler", "--max_turns", "2", "--use_vllm", "false"),
-    *("--reward_funcs", "deepeyes_reward", "deepeyes_accuracy", "deepeyes_format", "deepeyes_tool"),
-    *("--reward_weights", "1", "0", "0", "0", "--loss_type", "bnpo", "--loss_scale", "default"),
-    *("--beta", "0", "--max_grad_norm", "0.2", "--scale_rewards", "none"),
-    *("--temperature", "1", "--top_k", "0", "--top_p", "1"),
-    *("--logging_steps", "1", "--save_only_model", "true", "--report_to", "none", "--add_version", "false"),
-    *("--check_model", "false"),  # asks a hub whether there is a newer one: without a network, half a minute
-)
-"""Words of `swift rlhf` in both forms of the demo."""
+OWN = """CUDA_VISIBLE_DEVICES= HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false DEEPEYES_JUDGE=rule
+LOG_LEVEL=INFO TRANSFORMERS_VERBOSITY=error HF_HUB_DISABLE_PROGRESS_BARS=1
+DEEPEYES_CROP_SOURCE=original MAX_PIXELS=12544"""
+MICRO_BATCH = 4  # trajectories trained on at a time: each holds logits of 152 thousand tokens for a hundred places
+GRPO = """
+--rlhf_type grpo --model_type qwen2_5_vl --template qwen2_5_vl --torch_dtype float32 --tuner_type full
+--attn_impl sdpa --gradient_checkpointing false --freeze_parameters model.language_model.embed_tokens
+--load_from_cache_file false --split_dataset_ratio 0 --dataloader_num_workers 0 --remove_unused_columns false
+--multi_turn_scheduler deepeyes_scheduler --max_turns 2 --use_vllm false
+--reward_funcs deepeyes_reward deepeyes_accuracy deepeyes_format deepeyes_tool --reward_weights 1 0 0 0
+--loss_type bnpo --loss_scale default --beta 0 --max_grad_norm 0.2 --scale_rewards none
+--temperature 1 --top_k 0 --top_p 1
+--logging_steps 1 --save_only_model true --report_to none --add_version false --check_model false
+"""
+"""Words of `swift rlhf` in both forms of the demo. The embedding is 95 % of the weights, and the task uses a few
+hundred of its rows; to check for a newer model is to wait half a minute for a hub where there is no network."""
 
 
 class DemoError(RuntimeError):
@@ -59,21 +55,14 @@ class DemoError(RuntimeError):
 
 
 def child_environment(env: Mapping[str, str], **settings: str) -> dict[str, str]:
-    """Give the environment of a stage: no GPU, no network, and no setting of the plugin but those given.
-
-    Args:
-        env: The environment to start from.
-        settings: Variables to set.
-    """
-    own = {name: value for name, value in env.items() if not name.startswith("DEEPEYES_")}
-    ours = {"CUDA_VISIBLE_DEVICES": "", "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false", "LOG_LEVEL": "INFO"}
-    return own | ours | {"GLIBC_TUNABLES": MALLOC, "DEEPEYES_JUDGE": "rule"} | settings
+    """Give the environment of a stage: no GPU, no network, and no setting of the plugin but those given."""
+    ours = dict(word.split("=") for word in OWN.split())
+    ours["GLIBC_TUNABLES"] = ":".join(f"glibc.malloc.{word}" for word in MALLOC.split())
+    return {name: value for name, value in env.items() if not name.startswith("DEEPEYES_")} | ours | settings
 
 
 def load_swift() -> None:
     """Import what the stages need, once for all of them, and say nothing of it."""
-    if PRELOADED[-1] in sys.modules:
-        return
     logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)  # warns of a CUDA without a GPU
     quiet = io.StringIO()
     with contextlib.redirect_stdout(quiet), contextlib.redirect_stderr(quiet):
@@ -82,23 +71,19 @@ def load_swift() -> None:
 
 
 def run(
-    name: str,
-    action: Callable[[], object],
-    folder: Path,
-    on_line: Callable[[dict[str, Any]], object] = lambda _: None,
-    meanwhile: Callable[[], object] = lambda: None,
+    name: str, action: Action, folder: Path, on_line: OnLine = lambda _: None, meanwhile: Action = lambda: None
 ) -> None:
-    """Run a stage in a forked process, in a process group of its own, which ends whatever happens here.
+    """Run an action in a forked process, in a process group of its own, which ends whatever happens here.
 
     Args:
         name: What an error calls it.
         action: What to do there.
-        folder: What it prints goes to `stage.log` there, and its progress lines are read from `logging.jsonl`.
+        folder: Gets what it prints, as `stage.log`; its progress lines are read from `logging.jsonl` there.
         on_line: Given each of those lines as it appears.
         meanwhile: Done here, in a thread.
 
     Raises:
-        DemoError: The stage failed.
+        DemoError: It failed.
     """
     log, shown = folder / "stage.log", 0
     child = _FORK.Process(target=_act, args=(action, log))
@@ -124,7 +109,7 @@ def run(
         raise DemoError(f"`{name}` ended with status {child.exitcode}; its whole output is in {log}")
 
 
-def _act(action: Callable[[], object], log: Path) -> None:
+def _act(action: Action, log: Path) -> None:
     """Act in a process of its own."""
     os.setsid()
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
@@ -145,16 +130,10 @@ def _end_group(child: Any) -> None:
     child.kill()  # where it was too young to have a group: this program would wait for it
 
 
-def swift_rlhf(
-    words: Sequence[str], folder: Path, on_line: Callable[[dict[str, Any]], object], **settings: str
-) -> None:
-    """Run `swift rlhf` as `run` does: `swift.cli.rlhf` is the very file that the command starts.
+def swift_rlhf(words: Sequence[str], folder: Path, on_line: OnLine, **settings: str) -> None:
+    """Run `swift rlhf` as `run` does, with some environment variables more; the folder is its `--output_dir`.
 
-    Args:
-        words: Its command line, but for `--output_dir`, which is the folder; all of it goes to `command.json` there.
-        folder: As in `run`.
-        on_line: As in `run`.
-        settings: Environment variables beside those of this process.
+    `swift.cli.rlhf` is the very file that the command starts. The command goes to `command.json` in the folder.
     """
     words = [*words, "--output_dir", str(folder)]
     (folder / "command.json").write_text(json.dumps(["swift", "rlhf", *words], indent=1), encoding="utf-8")
@@ -169,11 +148,8 @@ def swift_rlhf(
 
 
 def grpo_words(steps: int, *, batch: int, generations: int, seed: int) -> list[str]:
-    """Give the command line of `swift rlhf` with the plugin, as far as both forms of the demo share it.
-
-    A step's trajectories are generated together, but trained on four at a time: each holds logits over the whole
-    vocabulary for a hundred tokens, and sixteen of them would take five gigabytes.
-    """
-    sizes = ["--max_steps", str(steps), "--num_generations", str(generations), "--seed", str(seed)]
-    sizes += ["--per_device_train_batch_size", str(MICRO_BATCH)]
-    return [*GRPO, *sizes, "--gradient_accumulation_steps", str(batch // MICRO_BATCH)]
+    """Give the command line of `swift rlhf` with the plugin, as far as both forms of the demo share it."""
+    sizes = f"""--max_steps {steps} --num_generations {generations} --seed {seed}
+        --per_device_train_batch_size {MICRO_BATCH} --gradient_accumulation_steps {batch // MICRO_BATCH}"""
+    words = [*GRPO.split(), *sizes.split(), "--external_plugins", str(PLUGIN)]
+    return [*words, "--columns", json.dumps({"prompt": "messages"})]

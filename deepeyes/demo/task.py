@@ -23,14 +23,9 @@ from PIL import Image
 if TYPE_CHECKING:
     from pathlib import Path
 
-VIEW_SIDE = 112
-"""Side of the view in pixels."""
-CELL = 28
-"""Side of a cell of the view in pixels: one image token, and the smallest box that the tool takes as it is."""
-SCALE = 4
-"""Pixels of the original for one pixel of the view."""
-MAX_PIXELS = VIEW_SIDE * VIEW_SIDE
-"""The pixel budget (`MAX_PIXELS`) under which the view and a crop are 112 x 112."""
+VIEW_SIDE = 112  # pixels, also of a crop, since its square is the pixel budget
+CELL = 28  # pixels of the view: one image token, and the smallest box that the tool takes as it is
+SCALE = 4  # pixels of the original for one pixel of the view
 MATS = ((170, 60, 60), (60, 150, 70), (60, 80, 170), (180, 160, 50))
 """Colours of the four mats: top left, top right, bottom left, bottom right."""
 TABLE_CELLS = ((0, 0), (2, 0), (0, 2), (2, 2))
@@ -39,10 +34,8 @@ TABLE_CELLS = ((0, 0), (2, 0), (0, 2), (2, 2))
 No number of these boxes repeats a digit. Qwen's tokenizer spells numbers in digits, and so small a model, once GRPO has
 moved it, miscounts the ones of 112.
 """
-JITTER = 12
-"""Grey levels by which a picture's colours vary."""
-CARD_TINTS = (165, 195)
-"""Range of each channel of the card's colour."""
+JITTER = 12  # grey levels by which the mats' colours vary
+CARD_TINTS = (165, 195)  # range of each channel of the card's colour
 PATTERNS = {
     "lines": ("1111", "0000", "0000", "1111"),
     "bars": ("1001", "1001", "1001", "1001"),
@@ -54,42 +47,25 @@ PATTERNS = {
     "grid": ("1010", "0101", "0101", "1010"),
 }
 """Tiles of four by four pixels, half of them light and half dark, so that each averages to the card's colour."""
-CONTRAST = 60
-"""Grey levels by which the light and dark pixels of a pattern leave the card's colour."""
-BORDER = 8
-"""Pixels of the original between a card and the edge of its cell: the mat shows around it, in the same image token."""
-MARGIN, FADE = 24, 20
-"""Pixels of the cell's edge without a pattern, and over which it fades in: keeps its outline out of the view too."""
+CONTRAST = 60  # grey levels by which the pixels of a pattern leave the card's colour
+BORDER = 8  # pixels of the original of a cell in which the mat shows around the card, in the same image token
+MARGIN, FADE = 24, 20  # pixels of a cell's edge without a pattern, and over which it fades in: no outline in the view
 
 SYSTEM = '# Tools\n<tools>\n{"name": "image_zoom_in_tool", "parameters": {"bbox_2d": "[x1, y1, x2, y2]"}}\n</tools>'
 QUESTION = "Which pattern is on the card?"
 FORMAT = "Zoom if needed, then <answer>."
 
-Box = tuple[int, int, int, int]
-"""x1, y1, x2, y2 in pixels of the view."""
-Colour = tuple[int, int, int]
+Box = tuple[int, int, int, int]  # x1, y1, x2, y2 in pixels of the view
 
 
 @dataclass(frozen=True, slots=True)
 class Picture:
-    """What a picture shows.
+    """Colours of the mats, the index of the one with the card, the card's colour, and its pattern."""
 
-    Attributes:
-        mats: Colours of the four mats.
-        mat: Index of the mat on which the card lies.
-        card: The card's colour.
-        pattern: The card's pattern, a key of `PATTERNS`: the answer.
-    """
-
-    mats: tuple[Colour, ...]
+    mats: tuple[tuple[int, ...], ...]
     mat: int
-    card: Colour
+    card: tuple[int, ...]
     pattern: str
-
-    @property
-    def box(self) -> Box:
-        """The card's box."""
-        return card_box(self.mat)
 
 
 def card_box(mat: int) -> Box:
@@ -104,12 +80,14 @@ def on_original(box: Box) -> Box:
     return SCALE * x1, SCALE * y1, SCALE * x2, SCALE * y2
 
 
-def sample_picture(rng: np.random.Generator) -> Picture:
-    """Draw a picture: colours, place and pattern all independent of each other."""
-    mats = (np.array(MATS) + rng.integers(-JITTER, JITTER + 1, size=(4, 3))).tolist()
-    red, green, blue = rng.integers(*CARD_TINTS, size=3).tolist()
-    mat, pattern = int(rng.integers(4)), str(rng.choice(list(PATTERNS)))
-    return Picture(tuple((one[0], one[1], one[2]) for one in mats), mat, (red, green, blue), pattern)
+def sample_pictures(count: int, *, seed: int, split: str) -> list[Picture]:
+    """Draw colours, places and patterns, independent of each other; two splits share no random numbers."""
+    rng, pictures = np.random.default_rng([seed, *split.encode()]), []
+    for _ in range(count):
+        mats = (np.array(MATS) + rng.integers(-JITTER, JITTER + 1, size=(4, 3))).tolist()
+        card = tuple(rng.integers(*CARD_TINTS, size=3).tolist())
+        pictures.append(Picture(tuple(map(tuple, mats)), int(rng.integers(4)), card, str(rng.choice(list(PATTERNS)))))
+    return pictures
 
 
 def _pattern_offsets(pattern: str) -> np.ndarray:
@@ -120,8 +98,7 @@ def _pattern_offsets(pattern: str) -> np.ndarray:
     ramp = np.clip((np.minimum(centres, side - centres) - MARGIN) / FADE, 0, 1)
     window = 0.5 - 0.5 * np.cos(np.pi * ramp)
     amplitude = np.round(CONTRAST * np.outer(window, window)).astype(int)
-    repeats = side // len(tile)
-    return np.asarray(np.tile(tile, (repeats, repeats)) * amplitude)
+    return np.asarray(np.tile(tile, (side // len(tile), side // len(tile))) * amplitude)
 
 
 def draw(picture: Picture) -> Image.Image:
@@ -131,7 +108,7 @@ def draw(picture: Picture) -> Image.Image:
     for mat, colour in enumerate(picture.mats):
         top, left = half * (mat // 2), half * (mat % 2)
         pixels[top : top + half, left : left + half] = colour
-    left, top, right, bottom = on_original(picture.box)
+    left, top, right, bottom = on_original(card_box(picture.mat))
     pixels[top + BORDER : bottom - BORDER, left + BORDER : right - BORDER] = picture.card
     pixels[top:bottom, left:right] += _pattern_offsets(picture.pattern)[..., None]
     return Image.fromarray(pixels.astype(np.uint8))
@@ -141,12 +118,10 @@ def row(index: int, picture: Picture, split: str) -> dict[str, Any]:
     """Make one dataset row in the official schema, with the picture as PNG bytes."""
     file = io.BytesIO()
     draw(picture).save(file, format="PNG")
+    user = {"content": f"<image>\n{QUESTION}\n{FORMAT}", "role": "user"}
     return {
         "data_source": "vstar",
-        "prompt": [
-            {"content": SYSTEM, "role": "system"},
-            {"content": f"<image>\n{QUESTION}\n{FORMAT}", "role": "user"},
-        ],
+        "prompt": [{"content": SYSTEM, "role": "system"}, user],
         "images": [{"bytes": file.getvalue(), "path": f"{split}_{index}.png"}],
         "ability": "vl_chart",
         "env_name": "visual_toolbox_v2",
@@ -155,27 +130,16 @@ def row(index: int, picture: Picture, split: str) -> dict[str, Any]:
     }
 
 
-def sample_pictures(count: int, *, seed: int, split: str) -> list[Picture]:
-    """Draw pictures that follow from the seed and the split's name; two splits share no random numbers."""
-    rng = np.random.default_rng([seed, *split.encode()])
-    return [sample_picture(rng) for _ in range(count)]
-
-
 def write_rows(pictures: list[Picture], split: str, folder: Path) -> Path:
-    """Write pictures with their question as the official files are written, named after their split.
-
-    Returns:
-        The parquet file.
-    """
+    """Write pictures with their question as the official files are written; gives the parquet file."""
     table = pa.Table.from_pylist([row(at, picture, split) for at, picture in enumerate(pictures)])
     pq.write_table(table, path := folder / f"{split}.parquet")
     return path
 
 
-def zoom_turn(box: tuple[int, ...]) -> str:
+def zoom_turn(box: Box) -> str:
     """Write the assistant's turn that zooms to a box."""
-    numbers = ", ".join(map(str, box))
-    call = f'{{"name": "image_zoom_in_tool", "arguments": {{"bbox_2d": [{numbers}]}}}}'
+    call = f'{{"name": "image_zoom_in_tool", "arguments": {{"bbox_2d": {list(box)}}}}}'
     return f"<tool_call>\n{call}\n</tool_call>"
 
 

@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping, Sequence
+from typing import Any
 
-if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-
-    Figures = Mapping[str, Any]
-
-MOST = 0.5
-"""Share of zooms that must go to the right one of the four places; a quarter does by chance."""
-ACCURACY_WANTED = 0.8
-"""Accuracy on the held-out questions at the end."""
-FALL_ALLOWED = 0.1
-"""How far accuracy may end below the best on the validation questions."""
+Figures = Mapping[str, Any]
+"""What `measure.outcome_of` gives, or of a look at the validation questions its `step` and `accuracy`."""
+MOST = 0.5  # share of zooms that must go to the right one of the four places; a quarter does by chance
+ACCURACY_WANTED = 0.8  # on the held-out questions at the end
+FALL_ALLOWED = 0.1  # by which accuracy may end below the best on the validation questions
 RISES = {"tool_use": "tool use", "hits": "the share of zooms to the right place", "accuracy": "accuracy"}
 
 
@@ -46,19 +41,10 @@ def fall(validation: Sequence[Figures]) -> str:
 
 
 def lacks(before: Figures, after: Mapping[str, Figures], best_guess: float, validation: Sequence[Figures]) -> list[str]:
-    """Tell what is missing for LEARNED: that the policy learned to zoom because it needs to.
+    """Tell in a sentence each what is missing for LEARNED; rises and differences want disjoint 95 % intervals.
 
-    Args:
-        before: Outcome of the held-out questions before GRPO.
-        after: Outcomes after it, by mode.
-        best_guess: Accuracy of the best answer that is always the same.
-        validation: `step` and `accuracy` of each look at the validation questions.
-
-    Returns:
-        A sentence each; none where tool use, the share of zooms that go to the right place, and accuracy rose, each
-        with disjoint 95 % intervals; most zooms go to the right place; accuracy is at least `ACCURACY_WANTED` and not
-        more than `FALL_ALLOWED` below the best on the validation questions; and accuracy with the crop blanked and with
-        the tool off is lower, with disjoint intervals, and no better than a guess.
+    It is about the held-out questions before GRPO, and after it by mode. The best guess is the accuracy of the best
+    answer that is always the same.
     """
     true = after["TRUE_CROP"]
     found = [
@@ -83,10 +69,8 @@ def lacks(before: Figures, after: Mapping[str, Figures], best_guess: float, vali
 def figures_of(before: Figures, after: Mapping[str, Figures], best_guess: float) -> str:
     """Give the figures that `lacks` judges in one line."""
     true = after["TRUE_CROP"]
-    rises = ", ".join(
-        f"{words} {_share(before, name)} -> {_share(true, name)}"
-        for name, words in zip(RISES, ("tool use", "right place", "accuracy"), strict=True)
-    )
+    names = {"tool_use": "tool use", "hits": "right place", "accuracy": "accuracy"}
+    rises = ", ".join(f"{words} {_share(before, name)} -> {_share(true, name)}" for name, words in names.items())
     blank, off = (_share(after[mode], "accuracy") for mode in ("BLANK_CROP", "NO_TOOL"))
     return (
         f"on {true['questions']} held-out pictures: {rises} "

@@ -12,26 +12,25 @@ from __future__ import annotations
 
 import copy
 import functools
-import json
 import math
 import shutil
 from collections import deque
-from pathlib import Path
 from statistics import fmean
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from safetensors.torch import load_file, save_file
+from torch.nn.utils.rnn import pad_sequence
 from transformers import AutoImageProcessor, AutoTokenizer, Qwen2_5_VLForConditionalGeneration
 
-from deepeyes.demo import logs, task
+from deepeyes.demo import progress, task
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from deepeyes.demo.plan import Plan
 
-PATCH = 14
-SIDE = task.VIEW_SIDE // PATCH
+SIDE = task.VIEW_SIDE // 14  # of a view or crop in patches
 IMAGE = "<|vision_start|>" + "<|image_pad|>" * (task.VIEW_SIDE // task.CELL) ** 2 + "<|vision_end|>"
 PROMPT = (
     f"<|im_start|>system\n{task.SYSTEM}<|im_end|>\n<|im_start|>user\n{IMAGE}\n{task.QUESTION}\n{task.FORMAT}"
@@ -40,51 +39,31 @@ PROMPT = (
 OBSERVATION = (
     f"\n<|im_start|>user\n<tool_response>{IMAGE}\n{task.FORMAT}</tool_response><|im_end|>\n<|im_start|>assistant\n"
 )
+CALLS = [f"{task.zoom_turn(task.card_box(mat))}<|im_end|>" for mat in range(len(task.MATS))]
+ANSWERS = {pattern: f"{task.answer_turn(pattern)}<|im_end|>" for pattern in task.PATTERNS}
 BATCH_SIZE, PICTURES = 16, 256
-LEARNING_RATE, RISING_STEPS = 2e-3, 20
-"""The rate rises over so many steps."""
+LEARNING_RATE, RISING_STEPS = 2e-3, 20  # the rate rises over so many steps
 TRY_STEPS, SEES, AGAIN_RATE = 200, 0.9, 1.2e-3
 """A model that finds places and reads answers in a smaller share than this after so many steps begins again, at the
 lower rate. At the higher one most learn sooner, and few never tell the patterns apart."""
-SOFT_RATE = 0.5
-"""The share of the rate from which it falls to zero over the soft steps: the whole of it unsettles what was learned."""
+SOFT_RATE = 0.5  # the share of the rate from which it falls over the soft steps: all of it unsettles what was learned
 READY_STEPS, READY = 12, 12 * 0.99
 """The targets become softer once this is passed by the sum over so many steps of the share of right places and answers,
 which counts as zero for a step in which a token of the text is wrong: GRPO never mends a call that can't be written."""
-EVEN = 0.5
-"""A choice whose likeliest token has no more than this has no right answer, and is not counted as one."""
-ZOOMS, HITS = 0.8, 0.5
-"""Shares of the trajectories that zoom, and of those that surely go to the right place; the others go anywhere."""
-CHOICE_WEIGHTS = 25.0, 10.0
-"""Loss weights of a token that the picture decides, in clean and in soft steps; that of the text around it is 1."""
-MARGIN = 8.0
-"""Nats by which a token that a target leaves out counts more than it is, so that it is hardly ever drawn."""
-EMBEDDING = "model.embed_tokens.weight"
+EVEN = 0.5  # a choice whose likeliest token has no more than this has no right answer, and is not counted as one
+ZOOMS, HITS = 0.8, 0.5  # shares of trajectories that zoom, and of those that surely go to the right place, not anywhere
+CHOICE_WEIGHTS = 25.0, 10.0  # loss weights of a token that the picture decides, in clean and soft steps; of text: 1
+MARGIN = 8.0  # nats by which a token that a target leaves out counts more than it is, so that it is hardly ever drawn
+
+Row = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
+"""A trajectory in the small vocabulary: its ids; the distribution to write each from, tokens x vocabulary; and the loss
+weight of each, zero where the policy does not write it."""
 
 
 def spell(zoom_to: int | None, answer: str) -> list[tuple[str, bool]]:
-    """Spell a trajectory as the scheduler would hold it: its pieces of text, each with whether the policy wrote it.
-
-    Args:
-        zoom_to: The mat to whose card's place it zooms; None answers at once.
-        answer: What it answers.
-    """
-    zoom = [] if zoom_to is None else [(_call(zoom_to), True), (OBSERVATION, False)]
-    return [(PROMPT, False), *zoom, (_answer(answer), True)]
-
-
-class Row(NamedTuple):
-    """A trajectory to train on, in ids of the small vocabulary.
-
-    Attributes:
-        ids: Its tokens.
-        targets: For each token, the distribution to write it from; tokens x vocabulary.
-        weights: For each token, the loss weight; zero for those that the policy does not write.
-    """
-
-    ids: torch.Tensor
-    targets: torch.Tensor
-    weights: torch.Tensor
+    """Spell a trajectory as the scheduler would hold it: its pieces of text, each with whether the policy wrote it."""
+    zoom = [] if zoom_to is None else [(CALLS[zoom_to], True), (OBSERVATION, False)]
+    return [(PROMPT, False), *zoom, (ANSWERS[answer], True)]
 
 
 class Batches:
@@ -96,36 +75,30 @@ class Batches:
         processor: Any = AutoImageProcessor.from_pretrained(checkpoint)  # type: ignore[no-untyped-call]
         self._plan, self._rng = plan, np.random.default_rng(plan.seed)
         self._pictures = task.sample_pictures(PICTURES, seed=plan.seed, split="warm-up")
-        mats = range(len(task.MATS))
         self._images = []
         for picture in self._pictures:  # the view and the crop of each place
             original = task.draw(picture)
-            crops = [original.crop(task.on_original(task.card_box(mat))) for mat in mats]
+            crops = [original.crop(task.on_original(task.card_box(mat))) for mat in range(len(task.MATS))]
             images = [original.resize((task.VIEW_SIDE, task.VIEW_SIDE)), *crops]
             pixels = processor(images, return_tensors="pt")["pixel_values"]
             self._images.append(pixels.view(len(images), SIDE * SIDE, -1).half())
-        calls = [_call(mat) for mat in mats]
-        answers = [_answer(pattern) for pattern in task.PATTERNS]
-        encoded = {text: tokenizer(text)["input_ids"] for text in (PROMPT, OBSERVATION, *calls, *answers)}
+        answers = list(ANSWERS.values())
+        encoded = {text: tokenizer(text)["input_ids"] for text in (PROMPT, OBSERVATION, *CALLS, *answers)}
         self.vocabulary = sorted({token for ids in encoded.values() for token in ids})
         small = {token: at for at, token in enumerate(self.vocabulary)}
         self._spelt = {text: [small[token] for token in ids] for text, ids in encoded.items()}
-        self._open = {text: _open_tokens(text, turns, self._spelt) for turns in (calls, answers) for text in turns}
-        self._coordinates = [[self._spelt[call][at] for at in self._open[call]] for call in calls]
-        self.names = {name: self._spelt[_answer(name)][self._open[_answer(name)][0]] for name in task.PATTERNS}
-        self._openings = {self._spelt[calls[0]][0]: plan.zooms, self._spelt[answers[0]][0]: 1 - plan.zooms}
+        self._open = {text: _open_tokens(text, turns, self._spelt) for turns in (CALLS, answers) for text in turns}
+        self._coordinates = [[self._spelt[call][at] for at in self._open[call]] for call in CALLS]
+        self.names = {name: self._spelt[text][self._open[text][0]] for name, text in ANSWERS.items()}
+        self._openings = {self._spelt[CALLS[0]][0]: plan.zooms, self._spelt[answers[0]][0]: 1 - plan.zooms}
         self.image_token = small[tokenizer.convert_tokens_to_ids("<|image_pad|>")]
         self.vision_start = small[tokenizer.convert_tokens_to_ids("<|vision_start|>")]
 
     @functools.cache  # noqa: B019 - as long-lived as the training
     def row(self, place: int, pattern: str, zoom_to: int | None, right: float) -> Row:
-        """Spell a trajectory.
+        """Spell a trajectory for a card with a pattern on a mat, the place, that zooms to one or answers at once.
 
-        Args:
-            place: The mat on which the card lies.
-            pattern: What it bears.
-            zoom_to: The mat to whose card's place the trajectory zooms; None answers at once.
-            right: Probability that the targets give to each coordinate of the right place.
+        `right` is the probability that the targets give to each coordinate of the right place.
         """
         answer = {self.names[pattern]: 1.0}
         if zoom_to != place:  # there is nothing to read
@@ -138,7 +111,7 @@ class Batches:
         targets: list[dict[int, float]] = []
         weights: list[float] = []
         for text, written in spell(zoom_to, pattern):
-            asked = iter([answer] if text == _answer(pattern) else coordinates)
+            asked = iter([answer] if text == ANSWERS[pattern] else coordinates)
             for at, token in enumerate(self._spelt[text]):
                 choice = at in self._open.get(text, ())
                 first = written and not any(weights)
@@ -148,32 +121,24 @@ class Batches:
         dense = torch.zeros(len(ids), len(self.vocabulary) + 1)
         for row, target in zip(dense, targets, strict=True):
             row[list(target)] = torch.tensor(list(target.values()))
-        return Row(torch.tensor(ids), dense, torch.tensor(weights))
+        return torch.tensor(ids), dense, torch.tensor(weights)
 
     def draw(self, right: float) -> tuple[dict[str, torch.Tensor], torch.Tensor, torch.Tensor]:
-        """Give the model's inputs, and the targets and weights of their tokens.
-
-        Args:
-            right: Probability that the targets give to each coordinate of the right place.
-        """
+        """Give the model's inputs, and the targets and weights of their tokens; `right` as in `row`."""
         rows, pixels = [], []
         for at in self._rng.integers(PICTURES, size=BATCH_SIZE):
             picture, images = self._pictures[at], self._images[at]
-            shown = [images[0]]
+            pixels.append(images[0])
             zoom_to = None
             if self._rng.random() < ZOOMS:
                 sure = self._rng.random() < HITS
                 zoom_to = picture.mat if sure else int(self._rng.integers(len(task.MATS)))
-                shown.append(images[1 + zoom_to])
-            pixels += shown
+                pixels.append(images[1 + zoom_to])
             rows.append(self.row(picture.mat, picture.pattern, zoom_to, right))
-        ids, targets, weights = (
-            torch.nn.utils.rnn.pad_sequence(list(column), batch_first=True) for column in zip(*rows, strict=True)
-        )
-        lengths = torch.tensor([len(row.ids) for row in rows])
+        ids, targets, weights = (pad_sequence(list(column), batch_first=True) for column in zip(*rows, strict=True))
         inputs = {
             "input_ids": ids,
-            "attention_mask": (torch.arange(ids.shape[1]) < lengths[:, None]).long(),
+            "attention_mask": pad_sequence([torch.ones_like(row[0]) for row in rows], batch_first=True),
             "mm_token_type_ids": (ids == self.image_token).long(),
             "pixel_values": torch.cat(pixels).float(),
             "image_grid_thw": torch.tensor([[1, SIDE, SIDE]] * len(pixels)),
@@ -181,49 +146,27 @@ class Batches:
         return inputs, targets, weights
 
 
-def _call(mat: int) -> str:
-    return f"{task.zoom_turn(task.card_box(mat))}<|im_end|>"
-
-
-def _answer(pattern: str) -> str:
-    return f"{task.answer_turn(pattern)}<|im_end|>"
-
-
 def _open_tokens(text: str, turns: list[str], spelt: dict[str, list[int]]) -> list[int]:
     """Find the tokens of a turn that the ones before them leave open: another turn goes on otherwise."""
-    mine = spelt[text]
-    return [
-        at
-        for at, token in enumerate(mine)
-        if any(spelt[turn][:at] == mine[:at] and spelt[turn][at] != token for turn in turns)
-    ]
+    mine, others = spelt[text], [spelt[turn] for turn in turns]
+    return [at for at, token in enumerate(mine) if any(it[:at] == mine[:at] and it[at] != token for it in others)]
 
 
 def shares_right(
     logits: torch.Tensor, wanted: torch.Tensor, weight: torch.Tensor, names: torch.Tensor
-) -> tuple[float, float, float]:
+) -> tuple[float, ...]:
     """Give the shares of tokens whose likeliest value is right: of the text, of places and of answers.
 
-    Args:
-        logits: Tokens x vocabulary.
-        wanted: The targets, likewise; a token whose target has no likeliest value counts nowhere.
-        weight: The loss weights of the tokens: 1 for text, more for places and answers.
-        names: The vocabulary's tokens that begin an answer.
+    Logits and targets, the `wanted`, are tokens x vocabulary; a token whose target has no likeliest value counts
+    nowhere. The loss weight of text is 1, and answers begin with one of the `names`.
     """
     hits, sure = logits.argmax(1) == wanted.argmax(1), wanted.amax(1) > EVEN
     text, read = weight == 1, wanted[:, names].sum(1) > 0
-    shares = [hits[sure & mask].float().mean().item() for mask in (text, ~text & ~read, ~text & read)]
-    return shares[0], shares[1], shares[2]
+    return tuple(hits[sure & mask].float().mean().item() for mask in (text, ~text & ~read, ~text & read))
 
 
 def warm_up(source: Path, target: Path, plan: Plan) -> None:
-    """Train a checkpoint.
-
-    Args:
-        source: The checkpoint to start from; it is left as it is.
-        target: Directory of the trained checkpoint, and of a log of every tenth step.
-        plan: How long and on what.
-    """
+    """Train a checkpoint, which is left as it is, into a target folder, which also gets a log of every tenth step."""
     torch.manual_seed(plan.seed)
     batches = Batches(source, plan)
     model: Any = Qwen2_5_VLForConditionalGeneration.from_pretrained(source, dtype=torch.float32)
@@ -233,19 +176,20 @@ def warm_up(source: Path, target: Path, plan: Plan) -> None:
     model.set_input_embeddings(small)
     model.config.image_token_id, model.config.video_token_id = batches.image_token, -1
     model.config.vision_start_token_id = batches.vision_start
-    others = torch.zeros(len(batches.vocabulary) + 1)
+    others = torch.zeros(len(small.weight))
     others[-1] = math.log(len(full) - len(batches.vocabulary))
     names = torch.tensor(list(batches.names.values()))
     parameters = list(model.model.parameters())
     blank, rate, begin = copy.deepcopy(model.state_dict()), LEARNING_RATE, 0
-    optimizer = _optimizer(parameters)
-    texts, sights = deque[float](maxlen=READY_STEPS), deque[float](maxlen=READY_STEPS)
-    progress, clean_steps, step = logs.Writer(target), plan.clean_steps, 0
+    adam = functools.partial(torch.optim.AdamW, parameters, betas=(0.9, 0.98), weight_decay=0.0)
+    optimizer = adam()
+    seen = deque[tuple[float, float]](maxlen=READY_STEPS)
+    writer, clean_steps, step = progress.Writer(target), plan.clean_steps, 0
     while step < (steps := clean_steps + plan.soft_steps):
         clean = step < clean_steps
-        if clean and step == TRY_STEPS and fmean(sights) < SEES:
+        if clean and step == TRY_STEPS and fmean(sight for _, sight in seen) < SEES:
             model.load_state_dict(blank)
-            optimizer, rate, begin, clean_steps = _optimizer(parameters), AGAIN_RATE, step, step + plan.clean_steps
+            optimizer, rate, begin, clean_steps = adam(), AGAIN_RATE, step, step + plan.clean_steps
         share = min((step - begin + 1) / RISING_STEPS, 1.0) if clean else SOFT_RATE * (steps - step) / plan.soft_steps
         optimizer.param_groups[0]["lr"] = rate * share
         softness = 0.0 if clean else min(1.0, 2 * (step - clean_steps + 1) / plan.soft_steps)
@@ -261,43 +205,14 @@ def warm_up(source: Path, target: Path, plan: Plan) -> None:
         optimizer.step()
         step += 1
         text, places, answers = shares_right(logits, wanted, weight, names)
-        texts.append(float(text == 1))
-        sights.append(min(places, answers))
-        if clean and sum(map(min, texts, sights)) > READY:
+        seen.append((float(text == 1), min(places, answers)))
+        if clean and sum(map(min, seen)) > READY:
             clean_steps = step
         if step % 10 == 0:
             found = f"text right {text:.3f}, places {places:.2f}, answers {answers:.2f}"
-            progress.step(step, steps, f"second try: {found}" if begin else found)
-    _save(source, target, model, small, batches.vocabulary)
-
-
-def _optimizer(parameters: list[torch.nn.Parameter]) -> torch.optim.Optimizer:
-    return torch.optim.AdamW(parameters, betas=(0.9, 0.98), weight_decay=0.0)
-
-
-def _save(source: Path, target: Path, model: Any, small: torch.nn.Embedding, vocabulary: list[int]) -> None:
-    """Write the trained weights over those of the source, under its names."""
-    for file in source.iterdir():
-        if file.suffix in (".json", ".jinja"):
-            shutil.copy(file, target)
-    trained = {name.replace("model.visual.", "visual."): value for name, value in model.state_dict().items()}
-    trained = {name.replace("model.language_model.", "model."): value for name, value in trained.items()}
-    weights = load_file(source / "model.safetensors")
-    for name in weights:
-        if name != EMBEDDING:
-            weights[name] = trained[name].contiguous()
-    weights[EMBEDDING] = small.weight.data[-1].repeat(len(weights[EMBEDDING]), 1)
-    weights[EMBEDDING][vocabulary] = small.weight.data[:-1]
-    save_file(weights, target / "model.safetensors", metadata={"format": "pt"})
-    add_generate(target)
-
-
-def add_generate(checkpoint: Path) -> None:
-    """Give a checkpoint the demo's `generate`, and make it draw from the whole softmax, which is what GRPO trains.
-
-    swift hands no `--top_k 0` on to Transformers, and that takes 50 where nobody says otherwise.
-    """
-    (checkpoint / "custom_generate").mkdir(exist_ok=True)
-    shutil.copy(Path(__file__).with_name("generate.py"), checkpoint / "custom_generate")
-    config = checkpoint / "generation_config.json"
-    config.write_text(json.dumps(json.loads(config.read_text()) | {"top_k": 0}, indent=2), encoding="utf-8")
+            writer.step(step, steps, f"second try: {found}" if begin else found)
+    full[:] = small.weight.data[-1]
+    full[batches.vocabulary] = small.weight.data[:-1]
+    small.weight.data = full
+    model.save_pretrained(target)
+    shutil.copytree(source, target, ignore=shutil.ignore_patterns("*.safetensors", "*.log"), dirs_exist_ok=True)

@@ -60,26 +60,24 @@ def make_curves(log: dict[str, Points], records: Sequence[Record]) -> list[dict[
     """
     records = [record for record in records if not record.get("untrained")]
     accuracy, formats, tool = (f"rewards/DeepEyes{name}/mean" for name in ("Accuracy", "Format", "Tool"))
-    main: list[tuple[str, str, Points, Callable[[Record], float | None]]] = [
-        ("Reward", "mean reward", log.get("reward", []), lambda record: record["score"]["total"]),
-        ("Accuracy", "share of right answers", log.get(accuracy, []), lambda record: record["score"]["accuracy"]),
-        ("Tool use", "share that got a crop", [], lambda record: float(record["num_zooms"] > 0)),
-        ("Tool reward", "share: right and zoomed", log.get(tool, []), lambda record: record["score"]["tool"]),
-        (
-            "Format errors",
-            "share of trajectories",
-            [(step, -value) for step, value in log.get(formats, [])],
-            lambda record: None if record["score"]["format"] is None else -record["score"]["format"],
-        ),
-        ("Turns", "mean a trajectory", log.get("num_turns", []), lambda record: float(len(record["turns"]))),
+    main: list[tuple[str, str, str, Callable[[Record], float | None]]] = [
+        ("Reward", "mean reward", "reward", lambda record: record["score"]["total"]),
+        ("Accuracy", "share of right answers", accuracy, lambda record: record["score"]["accuracy"]),
+        ("Tool use", "share that got a crop", "", lambda record: float(record["num_zooms"] > 0)),
+        ("Tool reward", "share: right and zoomed", tool, lambda record: record["score"]["tool"]),
+        ("Format errors", "share of trajectories", formats, lambda record: record["score"]["format"]),
+        ("Turns", "mean a trajectory", "num_turns", lambda record: float(len(record["turns"]))),
     ]
     curves = []
-    for name, hint, logged, value in main:
-        points = logged or mean_curve(records, value)
-        if points:
+    for name, hint, key, value in main:
+        sign = -1 if key == formats else 1
+        logged, validation = ([(at, sign * mean) for at, mean in log.get(f"{of}{key}", [])] for of in ("", "eval_"))
+        if points := logged or [(at, sign * mean) for at, mean in mean_curve(records, value)]:
             origin = "all, from logging.jsonl" if logged else "of the recorded trajectories"
-            curves.append({"name": name, "hint": hint, "origin": origin, "points": points, "main": True})
-    used = {"reward", accuracy, formats, tool, "num_turns", "epoch", "train_speed(s/it)"}
+            curve = {"name": name, "hint": hint, "origin": origin, "points": points, "main": True}
+            curves.append(curve | ({"others": [{"run": "validation", "points": validation}]} if validation else {}))
+    used = {"reward", accuracy, formats, tool, "num_turns"}
+    used |= {f"eval_{name}" for name in used} | {"epoch", "train_speed(s/it)"}
     for name, points in log.items():
         if name not in used:
             curves.append({"name": name, "hint": "", "origin": "logging.jsonl", "points": points, "main": False})

@@ -13,15 +13,13 @@ Source: ``Qwen/Qwen2.5-VL-3B-Instruct`` on the Hugging Face hub (file layout).
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING
+import shutil
+from pathlib import Path
 
 from deepeyes.tiny_model.tokenizer import write_tokenizer
 from deepeyes.tiny_model.weights import TinyShape, config_dict, write_weights
 
-if TYPE_CHECKING:
-    from pathlib import Path
-
-__all__ = ["TinyShape", "build"]
+__all__ = ["TinyShape", "add_generate", "build"]
 
 
 def _write_json(path: Path, value: object) -> None:
@@ -66,3 +64,14 @@ def build(directory: Path, *, seed: int = 0, shape: TinyShape | None = None) -> 
         },
     )
     return directory
+
+
+def add_generate(checkpoint: Path) -> None:
+    """Give a checkpoint the quick draw of `generate.py`, and make it draw from the whole softmax, which GRPO trains.
+
+    swift hands no `--top_k 0` on to Transformers, and that takes 50 where nobody says otherwise.
+    """
+    (checkpoint / "custom_generate").mkdir(exist_ok=True)
+    shutil.copy(Path(__file__).with_name("generate.py"), checkpoint / "custom_generate")
+    config = checkpoint / "generation_config.json"
+    _write_json(config, json.loads(config.read_text(encoding="utf-8")) | {"top_k": 0})

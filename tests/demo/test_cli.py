@@ -35,7 +35,6 @@ class TestStop:
             "from deepeyes.demo import cli\n"
             f"tiny_model.build = lambda *_, **__: subprocess.run('echo $$ > {child}; sleep 300', shell=True)\n"
             "cli.stages.PRELOADED = ('json',)\n"
-            "cli.end_on_signals()\n"
             "sys.exit(cli.main([]))\n"
         )
         env = os.environ | {"DEEPEYES_CACHE": str(tmp_path / "cache")}

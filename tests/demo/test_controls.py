@@ -11,9 +11,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from servers import ROOT
 
-from deepeyes.demo import logs, stages, verdict
-from deepeyes.demo.plan import ENVIRONMENT
-from deepeyes.demo.warmup import add_generate
+from deepeyes import tiny_model
+from deepeyes.demo import progress, stages, verdict
 from demo.test_learns import LEVEL, Run, run_short_form
 
 if TYPE_CHECKING:
@@ -64,7 +63,7 @@ def run(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 
 def broken(run: Run, folder: Path, *, plugin: str = "", weight: str = "1") -> tuple[dict[str, Any], list[str]]:
     """Train with the run's own command but for one thing; give what the policy does then, and what it lacks."""
-    env = stages.child_environment(os.environ, **ENVIRONMENT, OMP_NUM_THREADS="1")
+    env = stages.child_environment(os.environ, OMP_NUM_THREADS="1")
     words = [word.replace(".unfinished", "") for word in json.loads((run.folder / "command.json").read_text())]
     words[words.index("--output_dir") + 1] = str(folder)
     words[words.index("--reward_weights") + 1] = weight
@@ -79,10 +78,10 @@ def broken(run: Run, folder: Path, *, plugin: str = "", weight: str = "1") -> tu
         assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
 
     do("-m", "swift.cli.rlhf", *words[2:])
-    add_generate(checkpoint := logs.best_checkpoint(folder))
+    tiny_model.add_generate(checkpoint := progress.best_checkpoint(folder))
     do("-c", MEASURE, str(checkpoint), str(measured), str(run.report["plan"]["held_out"]), str(run.seed))
-    after = {line["mode"]: line for line in logs.read_lines(measured)}
-    lacks = verdict.lacks(run.report["before"], after, run.report["best_guess"], logs.read_steps(folder, "eval_"))
+    after = {line["mode"]: line for line in progress.read_lines(measured)}
+    lacks = verdict.lacks(run.report["before"], after, run.report["best_guess"], progress.read_steps(folder, "eval_"))
     sys.stdout.write("\n".join([after["TRUE_CROP"]["text"], *lacks]) + "\n")  # `-rP` shows it
     return after["TRUE_CROP"], lacks
 

@@ -16,7 +16,7 @@ import pytest
 from PIL import Image
 from servers import KIND, ROOT, SWIFT, environment, free_port, serving
 
-from deepeyes.demo import logs, task
+from deepeyes.demo import progress, task
 from deepeyes.demo.verdict import interval
 from deepeyes.evaluation.comparing import compare_runs
 
@@ -87,7 +87,6 @@ class TestLearning:
         assert after["TRUE_CROP"]["accuracy"] > before["accuracy"] + 0.2
         assert after["BLANK_CROP"]["accuracy"] < 0.3
         assert after["NO_TOOL"]["accuracy"] < 0.3
-        assert (learned.folder / "demo.png").is_file()
         assert (learned.folder / "report.html").is_file()
 
     def test_each_step_sees_a_card_on_each_mat(self, learned: Run) -> None:
@@ -110,13 +109,13 @@ class TestDeployed:
         directory, port = tmp_path_factory.mktemp("deployed"), free_port()
         pictures = task.sample_pictures(learned.report["plan"]["held_out"], seed=learned.seed, split="held-out")
         bench = task.write_rows(pictures, "held-out", directory)
-        checkpoint = logs.best_checkpoint(learned.folder)
+        checkpoint = progress.best_checkpoint(learned.folder)
         deploy = [SWIFT, "deploy", "--model", checkpoint, *KIND, "--served_model_name", "tiny", "--port", port]
         deploy += ["--host", "127.0.0.1", "--infer_backend", "vllm", "--torch_dtype", "float32"]
         deploy += ["--vllm_enforce_eager", "true", "--vllm_max_model_len", 1024, "--load_args", "false"]
         url = f"http://127.0.0.1:{port}/v1"
         # Sampled as the demo samples.
-        asked = ["--bench", bench, "--url", url, "--max-pixels", task.MAX_PIXELS, "--crop-source", "original"]
+        asked = ["--bench", bench, "--url", url, "--max-pixels", task.VIEW_SIDE**2, "--crop-source", "original"]
         asked += ["--max-turns", 2, "--max-tokens", 60, "--temperature", 1]
         reports = {}
         with serving(deploy, url=f"{url}/models", log=directory / "log"):

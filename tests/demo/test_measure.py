@@ -8,7 +8,6 @@ import sys
 from pathlib import Path
 
 from deepeyes.demo import stages
-from deepeyes.demo.plan import ENVIRONMENT
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -16,7 +15,7 @@ SCRIPT = """
 import pathlib, sys
 from transformers.generation import utils
 from deepeyes import tiny_model
-from deepeyes.demo import measure, task, warmup
+from deepeyes.demo import measure, task
 
 cuts = []
 
@@ -27,7 +26,7 @@ def cut(**_):
 utils.TopKLogitsWarper = utils.TopPLogitsWarper = utils.MinPLogitsWarper = cut
 folder = pathlib.Path(sys.argv[1])
 tiny_model.build(folder)
-warmup.add_generate(folder)
+tiny_model.add_generate(folder)
 config = folder / "generation_config.json"
 config.write_text(config.read_text().replace(*sys.argv[2:]))
 rows = [task.row(0, picture, "script") for picture in task.sample_pictures(1, seed=1, split="script")]
@@ -41,7 +40,7 @@ print("cut" if cuts else "whole")
 def sampled(folder: Path, *replaced: str) -> str:
     """From what a tiny model samples, once its `generation_config.json` has a word replaced."""
     (script := folder / "script.py").write_text(SCRIPT, encoding="utf-8")
-    env = stages.child_environment(os.environ, **ENVIRONMENT, PYTHONPATH=str(ROOT))
+    env = stages.child_environment(os.environ, PYTHONPATH=str(ROOT))
     command = [sys.executable, str(script), str(folder / "model"), *replaced]
     done = subprocess.run(command, env=env, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-3000:]

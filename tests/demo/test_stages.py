@@ -12,7 +12,7 @@ from unittest import mock
 
 import pytest
 
-from deepeyes.demo import logs, stages
+from deepeyes.demo import progress, stages
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -33,7 +33,7 @@ class TestRun:
         lines: list[dict[str, Any]] = []
 
         def act() -> None:
-            writer = logs.Writer(tmp_path)
+            writer = progress.Writer(tmp_path)
             writer.step(1, 2, "first")
             writer.step(2, 2, "second")
             sys.stdout.write("printed\n")
@@ -59,7 +59,7 @@ class TestRun:
         (done := tmp_path / "done").touch()
 
         def act() -> None:
-            logs.Writer(tmp_path).step(1, 1, "", pid=os.getpid())
+            progress.Writer(tmp_path).step(1, 1, "", pid=os.getpid())
             time.sleep(30)
             done.unlink()
 
@@ -82,7 +82,7 @@ class TestRun:
         monkeypatch.setattr(stages, "KILL_AFTER_SECONDS", 0.1)
 
         def act() -> None:
-            logs.Writer(tmp_path).step(1, 1, "", pid=os.getpid())
+            progress.Writer(tmp_path).step(1, 1, "", pid=os.getpid())
             time.sleep(30)
 
         def note(_: dict[str, Any]) -> None:

@@ -15,7 +15,6 @@ from qwen_vl_utils import fetch_image
 
 from deepeyes.dataset.official import SCHEMA
 from deepeyes.demo import stages, task
-from deepeyes.demo.plan import ENVIRONMENT
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -27,7 +26,7 @@ def view(picture: task.Picture) -> bytes:
 
 
 def crop(picture: task.Picture) -> bytes:
-    return task.draw(picture).crop(task.on_original(picture.box)).tobytes()
+    return task.draw(picture).crop(task.on_original(task.card_box(picture.mat))).tobytes()
 
 
 class TestTask:
@@ -46,7 +45,7 @@ class TestTask:
         assert len({view(dataclasses.replace(PICTURES[0], mat=mat)) for mat in range(4)}) == 4
 
     def test_view_of_the_plugin_is_the_one_that_hides_the_answer(self) -> None:
-        image = fetch_image({"image": task.draw(PICTURES[0]), "max_pixels": task.MAX_PIXELS})
+        image = fetch_image({"image": task.draw(PICTURES[0]), "max_pixels": task.VIEW_SIDE**2})
         assert image.tobytes() == view(PICTURES[0])
 
     def test_patterns_are_half_light_and_half_dark(self) -> None:
@@ -77,7 +76,7 @@ class TestTrajectories:
     def test_scheduler_holds_the_conversation_that_was_taught(self, tmp_path: Path) -> None:
         script = tmp_path / "script.py"
         script.write_text(SCHEDULER_SCRIPT, encoding="utf-8")
-        env = stages.child_environment(os.environ, **ENVIRONMENT, PYTHONPATH=str(ROOT))
+        env = stages.child_environment(os.environ, PYTHONPATH=str(ROOT))
         done = subprocess.run(
             [sys.executable, script, tmp_path / "model"], env=env, capture_output=True, text=True, check=False
         )
@@ -102,7 +101,7 @@ checkpoint = tiny_model.build(pathlib.Path(sys.argv[1]))
 template = get_template(get_processor(str(checkpoint)), template_type="qwen2_5_vl")
 scheduler = plugin.DeepEyesScheduler(max_turns=2, template=template, tokenizer=template.tokenizer)
 asyncio.run(scheduler.on_trajectory_start([request]))
-turn = task.zoom_turn(picture.box)
+turn = task.zoom_turn(task.card_box(picture.mat))
 request.messages.append({"role": "assistant", "content": turn})
 choice = ChatCompletionResponseChoice(0, ChatMessage("assistant", turn), "stop", token_ids=[1])
 asyncio.run(scheduler.on_turn_end(request, choice, 1))
@@ -113,6 +112,6 @@ prompt = prompt.replace("<image>", warmup.IMAGE) + "<|im_start|>assistant\\n"
 taught = "".join(text for text, _ in warmup.spell(picture.mat, picture.pattern)[:-1])
 assert prompt == taught, (prompt, taught)
 crop = Image.open(io.BytesIO(image_bytes(request.images[1]))).convert("RGB")
-assert crop.tobytes() == task.draw(picture).crop(task.on_original(picture.box)).tobytes(), crop.size
+assert crop.tobytes() == task.draw(picture).crop(task.on_original(task.card_box(picture.mat))).tobytes(), crop.size
 print("same conversation, same crop")
 """

@@ -12,7 +12,7 @@ from demo.test_learns import learned  # noqa: F401 - a fixture
 from serve_world import serving as served
 from servers import KIND, SWIFT, free_port, serving
 
-from deepeyes.demo import logs, task
+from deepeyes.demo import progress, task
 from deepeyes.demo.verdict import interval
 from deepeyes.judging.rule import rule_verdict
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 pytestmark = [pytest.mark.lengthy, pytest.mark.timeout(3600)]
 
 AT_ONCE = 16
-OPTIONS = ("--family", "qwen2.5-vl", "--max-pixels", str(task.MAX_PIXELS), "--max-turns", "2", "--max-tokens", "60")
+OPTIONS = ("--family", "qwen2.5-vl", "--max-pixels", str(task.VIEW_SIDE**2), "--max-turns", "2", "--max-tokens", "60")
 SAMPLED: dict[str, Any] = {"temperature": 1.0}
 """As the demo samples."""
 
@@ -55,7 +55,7 @@ def accuracies(learned: Run, tmp_path_factory: pytest.TempPathFactory) -> dict[s
     folder, port = tmp_path_factory.mktemp("served"), free_port()
     pictures = task.sample_pictures(learned.report["plan"]["held_out"], seed=learned.seed, split="held-out")
     rows = [task.row(at, picture, "held-out") for at, picture in enumerate(pictures)]
-    checkpoint = logs.best_checkpoint(learned.folder)
+    checkpoint = progress.best_checkpoint(learned.folder)
     deploy = [SWIFT, "deploy", "--model", checkpoint, *KIND, "--served_model_name", "tiny", "--port", port]
     deploy += ["--host", "127.0.0.1", "--infer_backend", "vllm", "--torch_dtype", "float32"]
     deploy += ["--vllm_enforce_eager", "true", "--vllm_max_model_len", 1024, "--load_args", "false"]

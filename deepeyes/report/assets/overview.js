@@ -36,6 +36,7 @@ function chart(curve) {
     ...curve.points.map(([step, value]) => svg("circle", {class: "raw", cx: x(step), cy: y(value), r: steps.length > 150 ? 1.2 : steps.length > 1 ? 2 : 4})),
     svg("path", {class: "mean", d: path}),
     ...others.map((other, i) => svg("path", {class: "other", stroke: COLOURS[i % COLOURS.length], d: lineOf(smooth(other.points))}, svg("title", {}, other.run))),
+    ...others.flatMap((other, i) => other.points.length > 20 ? [] : other.points.map(([step, value]) => svg("circle", {fill: COLOURS[i % COLOURS.length], cx: x(step), cy: y(value), r: 2.5}))),
     svg("text", {x: left, y: H - 3}, `step ${first}`),
     ...(last === first ? [] : [svg("text", {x: W - right, y: H - 3, "text-anchor": "end"}, String(last))]));
   const value = make("span", {className: "last"}), end = number(averaged[averaged.length - 1][1], 3);

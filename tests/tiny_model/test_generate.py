@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from deepeyes.demo import generate
+from deepeyes.tiny_model import generate
 
 
 class TestDraw:

@@ -1,8 +1,8 @@
-"""How the demo's checkpoints generate: as Transformers does, with a quicker draw from the same distribution.
+"""Generates as Transformers does, with a quicker draw from the same distribution.
 
 `torch.multinomial` draws an exponential variable for each of the 152 thousand tokens of the vocabulary, a row at a time
 on one thread: most of the generation time of so small a model. Here one uniform variable a row picks a block of tokens
-by the blocks' sums, and another a token in it. The warm-up writes this file into its checkpoint, as
+by the blocks' sums, and another a token in it. `add_generate` writes this file into a checkpoint, as
 `custom_generate/generate.py`: Transformers loads it with the checkpoint, and no other model is touched.
 
 Source: "Custom generation methods", https://huggingface.co/docs/transformers/generation_strategies.
