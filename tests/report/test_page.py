@@ -303,6 +303,17 @@ class TestCurves:
         assert {name for name, curve in curves.items() if not curve["main"]} == {"loss", "rewards/DeepEyesReward/mean"}
         assert "Tool use" not in curves  # only a trace knows it
 
+    def test_looks_at_validation_questions_lie_over_the_curves_of_the_steps(self, tmp_path: Path) -> None:
+        look = {f"eval_{name}": value for name, value in LOG.items() if name != "global_step/max_steps"}
+        look |= {"eval_reward": 1.25, "global_step/max_steps": "2/2"}
+        log(tmp_path, LOG, look)
+        curves = {curve["name"]: curve for curve in data_of(write_report(tmp_path))["curves"]}
+        assert curves["Reward"]["points"] == [[1, 0.5]]
+        assert curves["Reward"]["others"] == [{"run": "validation", "points": [[2, 1.25]]}]
+        assert curves["Format errors"]["others"] == [{"run": "validation", "points": [[2, 0.125]]}]
+        assert not any(name.startswith("eval_") for name, curve in curves.items() if curve["main"])
+        assert not {"eval_reward", "eval_num_turns"} & set(curves)
+
     def test_trace_gives_what_no_log_gives(self, tmp_path: Path) -> None:
         wrong = prompt(generations=[Generation("blue")] * 3)
         trace(tmp_path / "traces", [prompt()], [wrong])
