@@ -83,7 +83,7 @@ class Console:
         self.say(f"step {line['step']}/{line['steps']}  {line['text']}  at most {left} left")
 
     def training(self, steps: int, looks: int = 0, look_costs: float = 0.0) -> Callable[[dict[str, Any]], None]:
-        """Give what prints the lines of swift, which makes so many looks at validation questions beside the steps."""
+        """Give what prints swift's lines: of steps, and of looks at validation questions, which cost so many steps."""
         begin = done = 0.0
 
         def show(line: dict[str, Any]) -> None:

@@ -34,7 +34,7 @@ MALLOC = "hugetlb=1 mmap_max=0 arena_max=1 trim_threshold=17179869184 top_pad=26
 """Keeps freed memory, in huge pages, for the next step: a third of the time went into faulting in fresh logits."""
 OWN = """CUDA_VISIBLE_DEVICES= HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false DEEPEYES_JUDGE=rule
 LOG_LEVEL=INFO TRANSFORMERS_VERBOSITY=error HF_HUB_DISABLE_PROGRESS_BARS=1
-DEEPEYES_CROP_SOURCE=original MAX_PIXELS=12544"""
+DEEPEYES_CROP_SOURCE=original MAX_PIXELS=12544"""  # a view of 112 x 112
 MICRO_BATCH = 4  # trajectories trained on at a time: each holds logits of 152 thousand tokens for a hundred places
 GRPO = """
 --rlhf_type grpo --model_type qwen2_5_vl --template qwen2_5_vl --torch_dtype float32 --tuner_type full

@@ -73,7 +73,7 @@ class Batches:
         """Draw the pictures and spell the turns with a checkpoint's processor and tokenizer."""
         tokenizer: Any = AutoTokenizer.from_pretrained(checkpoint)
         processor: Any = AutoImageProcessor.from_pretrained(checkpoint)  # type: ignore[no-untyped-call]
-        self._plan, self._rng = plan, np.random.default_rng(plan.seed)
+        self._rng = np.random.default_rng(plan.seed)
         self._pictures = task.sample_pictures(PICTURES, seed=plan.seed, split="warm-up")
         self._images = []
         for picture in self._pictures:  # the view and the crop of each place
@@ -96,7 +96,7 @@ class Batches:
 
     @functools.cache  # noqa: B019 - as long-lived as the training
     def row(self, place: int, pattern: str, zoom_to: int | None, right: float) -> Row:
-        """Spell a trajectory for a card with a pattern on a mat, the place, that zooms to one or answers at once.
+        """Spell a trajectory for a card on the mat `place`, that zooms to the place of a mat or, with None, to none.
 
         `right` is the probability that the targets give to each coordinate of the right place.
         """
