@@ -56,8 +56,13 @@ def mean_curve(records: Sequence[Record], value: Callable[[Record], float | None
 def make_curves(log: dict[str, Points], records: Sequence[Record]) -> list[dict[str, Any]]:
     """Make the curves: first what tells whether a run learns, then all else that swift logged.
 
-    Trajectories that never trained, such as those of an evaluation pass, are in none.
+    Trajectories that never trained are in none; those of an evaluation pass make a curve of their own beside it.
     """
+    evaluated = [
+        record | {"step": record["step"] - 1}  # as in the log: the step before it, and not the one after it
+        for record in records
+        if record.get("untrained") == "evaluation"
+    ]
     records = [record for record in records if not record.get("untrained")]
     accuracy, formats, tool = (f"rewards/DeepEyes{name}/mean" for name in ("Accuracy", "Format", "Tool"))
     main: list[tuple[str, str, str, Callable[[Record], float | None]]] = [
@@ -71,9 +76,12 @@ def make_curves(log: dict[str, Points], records: Sequence[Record]) -> list[dict[
     curves = []
     for name, hint, key, value in main:
         sign = -1 if key == formats else 1
-        logged, validation = ([(at, sign * mean) for at, mean in log.get(f"{of}{key}", [])] for of in ("", "eval_"))
-        if points := logged or [(at, sign * mean) for at, mean in mean_curve(records, value)]:
-            origin = "all, from logging.jsonl" if logged else "of the recorded trajectories"
+        points, validation = (
+            [(step, sign * mean) for step, mean in log.get(f"{prefix}{key}") or mean_curve(played, value)]
+            for prefix, played in (("", records), ("eval_", evaluated))
+        )
+        if points:
+            origin = "all, from logging.jsonl" if log.get(key) else "of the recorded trajectories"
             curve = {"name": name, "hint": hint, "origin": origin, "points": points, "main": True}
             curves.append(curve | ({"others": [{"run": "validation", "points": validation}]} if validation else {}))
     used = {"reward", accuracy, formats, tool, "num_turns"}

@@ -81,6 +81,8 @@ class TestUntrained:
         curves = {curve["name"]: curve["points"] for curve in data["curves"]}
         assert curves["Accuracy"] == [[1, pytest.approx(2 / 3)]]
         assert curves["Tool use"] == [[1, pytest.approx(1 / 3)]]
+        others = {curve["name"]: curve.get("others") for curve in data["curves"]}
+        assert others["Tool use"] == [{"run": "validation", "points": [[1, 0]]}]  # after the first step
         untrained = {group["question"]: group["untrained"] for group in data["groups"]}
         assert untrained == {"a": None, "b": "dynamic_sample", "c": "evaluation"}
 
