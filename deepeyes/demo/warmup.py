@@ -167,6 +167,7 @@ def shares_right(
 
 def warm_up(source: Path, target: Path, plan: Plan) -> None:
     """Train a checkpoint, which is left as it is, into a target folder, which also gets a log of every tenth step."""
+    torch.set_num_threads(1)  # beside it swift is imported; two threads would wait for each other, ten times as long
     torch.manual_seed(plan.seed)
     batches = Batches(source, plan)
     model: Any = Qwen2_5_VLForConditionalGeneration.from_pretrained(source, dtype=torch.float32)
