@@ -153,7 +153,7 @@ def _open_tokens(text: str, turns: list[str], spelt: dict[str, list[int]]) -> li
 
 
 def shares_right(
-    logits: torch.Tensor, wanted: torch.Tensor, weight: torch.Tensor, names: torch.Tensor
+    logits: torch.Tensor, wanted: torch.Tensor, weight: torch.Tensor, names: list[int]
 ) -> tuple[float, ...]:
     """Give the shares of tokens whose likeliest value is right: of the text, of places and of answers.
 
@@ -179,7 +179,6 @@ def warm_up(source: Path, target: Path, plan: Plan) -> None:
     model.config.vision_start_token_id = batches.vision_start
     others = torch.zeros(len(small.weight))
     others[-1] = math.log(len(full) - len(batches.vocabulary))
-    names = torch.tensor(list(batches.names.values()))
     parameters = list(model.model.parameters())
     blank, rate, begin = copy.deepcopy(model.state_dict()), LEARNING_RATE, 0
     adam = functools.partial(torch.optim.AdamW, parameters, betas=(0.9, 0.98), weight_decay=0.0)
@@ -205,7 +204,7 @@ def warm_up(source: Path, target: Path, plan: Plan) -> None:
         torch.nn.utils.clip_grad_norm_(parameters, 1.0)
         optimizer.step()
         step += 1
-        text, places, answers = shares_right(logits, wanted, weight, names)
+        text, places, answers = shares_right(logits, wanted, weight, list(batches.names.values()))
         seen.append((float(text == 1), min(places, answers)))
         if clean and sum(map(min, seen)) > READY:
             clean_steps = step

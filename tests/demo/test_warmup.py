@@ -61,11 +61,11 @@ class TestSharesRight:
         wanted[4] = torch.tensor([0.5, 0.5, 0, 0, 0])  # leaves it open
         weight = torch.tensor([1.0, 1.0, 25.0, 25.0, 1.0])
         said = torch.eye(5)[[0, 1, 2, 3, 4]]
-        assert warmup.shares_right(said, wanted, weight, torch.tensor([3])) == (1, 1, 1)
+        assert warmup.shares_right(said, wanted, weight, [3]) == (1, 1, 1)
         for token, shares in ((1, (0.5, 1, 1)), (2, (1, 0, 1)), (3, (1, 1, 0))):
             slip = said.clone()
             slip[token] = torch.eye(5)[4]
-            assert warmup.shares_right(slip, wanted, weight, torch.tensor([3])) == shares
+            assert warmup.shares_right(slip, wanted, weight, [3]) == shares
 
 
 class TestSecondTry:
