@@ -19,7 +19,7 @@ from deepeyes.arguments import Parser
 from deepeyes.demo import stages
 from deepeyes.demo.cache import Cache, cache_directory
 from deepeyes.demo.pipeline import Demo, plumbing
-from deepeyes.demo.plan import QUICK, SEED, Plan
+from deepeyes.demo.plan import QUICK, Plan
 from deepeyes.demo.progress import Console
 from deepeyes.errors import DataFileError
 
@@ -32,7 +32,7 @@ def main(arguments: list[str] | None = None) -> int:
     )
     parser.add_argument("--dataset", type=Path, help="own rows in the official schema: a few steps of a random model")
     parser.add_argument("--quick", action="store_true", help="fewer steps and questions")
-    parser.add_argument("--seed", type=int, default=SEED, help=f"seed of everything (default: {SEED})")
+    parser.add_argument("--seed", type=int, default=Plan().seed, help="seed of everything (default: %(default)s)")
     options = parser.parse_args(arguments)
     if options.quick and options.dataset:
         parser.error("--quick is the short form of the demo that learns, which makes its own pictures")

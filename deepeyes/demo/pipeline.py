@@ -8,6 +8,8 @@ measure on held-out pictures before and after. Each stage is kept, and reused un
 
 from __future__ import annotations
 
+import functools
+import importlib
 import json
 import shutil
 import subprocess
@@ -32,14 +34,15 @@ SETTINGS = {"MAX_PIXELS": str(64 * 28 * 28), "DEEPEYES_CROP_SOURCE": "view"}  # 
 
 
 def build_model(cache: Cache, seed: int) -> Path:
-    """Give the random checkpoint."""
+    """Give the random checkpoint, and import Transformers while that is drawn."""
     from deepeyes import tiny_model  # noqa: PLC0415 - loads torch
 
-    def build(folder: Path) -> None:
-        tiny_model.build(folder, seed=seed)
+    def make(folder: Path) -> None:
+        meanwhile = functools.partial(importlib.import_module, "deepeyes.demo.warmup")
+        stages.run("model", lambda: tiny_model.build(folder, seed=seed), folder, meanwhile=meanwhile)
         tiny_model.add_generate(folder)
 
-    return cache.stage("model", seed, lambda folder: stages.run("model", lambda: build(folder), folder))
+    return cache.stage("model", seed, make)
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,8 +105,8 @@ class Demo:
 
         return self.cache.stage("grpo", [start.name, words, plan.prompts, plan.validation], make)
 
-    def run(self) -> Path:
-        """Run all stages; returns the folder of the GRPO run, with `demo.json` and its page.
+    def run(self) -> None:
+        """Run all stages; the folder of the GRPO run gets `demo.json` and the page.
 
         Raises:
             DemoError: A stage failed, or the policy did not learn.
@@ -136,7 +139,6 @@ class Demo:
         print("\n" + "\n".join(filter(None, said)))
         if lacks:
             raise stages.DemoError("it did not learn; the lines above say why, the run's folder shows it")
-        return folder
 
 
 def plumbing(dataset: Path, cache: Cache, console: progress.Console, seed: int) -> None:

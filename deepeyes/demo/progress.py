@@ -1,7 +1,6 @@
 """How far the demo is: stages write a line of JSON a step, as swift does, and the console shows each as it appears.
 
-Both kinds of line stand in the `logging.jsonl` of a stage's folder. A line of the console has the time, the stage, its
-step, figures, and the time that is left of its steps.
+Both kinds of line stand in the `logging.jsonl` of a stage's folder. The console adds the time, and the time left.
 """
 
 from __future__ import annotations

@@ -11,6 +11,7 @@ Rows are in the schema of the official files, so everything after this module is
 
 from __future__ import annotations
 
+import functools
 import io
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -90,6 +91,7 @@ def sample_pictures(count: int, *, seed: int, split: str) -> list[Picture]:
     return pictures
 
 
+@functools.cache
 def _pattern_offsets(pattern: str) -> np.ndarray:
     """Give what a pattern adds to the card's colour: an array of whole grey levels, one a pixel of the original."""
     side = CELL * SCALE

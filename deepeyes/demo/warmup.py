@@ -100,9 +100,8 @@ class Batches:
 
         `right` is the probability that the targets give to each coordinate of the right place.
         """
-        answer = {self.names[pattern]: 1.0}
-        if zoom_to != place:  # there is nothing to read
-            answer = dict.fromkeys(self.names.values(), 1 / len(self.names))
+        readable = [self.names[pattern]] if zoom_to == place else list(self.names.values())
+        answer = dict.fromkeys(readable, 1 / len(readable))
         coordinates = [
             {mine: right, other: 1 - right}
             for mine, other in zip(self._coordinates[place], self._coordinates[len(task.MATS) - 1 - place], strict=True)
@@ -119,8 +118,9 @@ class Batches:
                 targets.append(next(asked) if choice else self._openings if first else {token: 1.0})
                 weights.append(CHOICE_WEIGHTS[right < 1] if choice else float(written))
         dense = torch.zeros(len(ids), len(self.vocabulary) + 1)
-        for row, target in zip(dense, targets, strict=True):
-            row[list(target)] = torch.tensor(list(target.values()))
+        filled = [(row, token, share) for row, target in enumerate(targets) for token, share in target.items()]
+        rows, tokens, shares = zip(*filled, strict=True)
+        dense[rows, tokens] = torch.tensor(shares)
         return torch.tensor(ids), dense, torch.tensor(weights)
 
     def draw(self, right: float) -> tuple[dict[str, torch.Tensor], torch.Tensor, torch.Tensor]:
