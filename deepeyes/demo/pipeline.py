@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from deepeyes.demo.cache import Cache
 
 LOOK_COSTS = 0.8  # of a trajectory of a look at the validation: it is played, and not trained on
-STEPS, BATCH, GENERATIONS = 3, 4, 2  # steps of GRPO, trajectories a step, trajectories a question
+STEPS, BATCH, GENERATIONS = 3, 4, 2  # of the plumbing: GRPO steps, trajectories a step and a question
 SIZES = ("--max_completion_length", "32", "--max_length", "4096", "--save_strategy", "no")
 SETTINGS = {"MAX_PIXELS": str(64 * 28 * 28), "DEEPEYES_CROP_SOURCE": "view"}  # 64 tokens an image
 

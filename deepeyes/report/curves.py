@@ -73,7 +73,7 @@ def make_curves(log: dict[str, Points], records: Sequence[Record]) -> list[dict[
         ("Format errors", "share of trajectories", formats, lambda record: record["score"]["format"]),
         ("Turns", "mean a trajectory", "num_turns", lambda record: float(len(record["turns"]))),
     ]
-    curves = []
+    curves, shown = [], {"epoch", "train_speed(s/it)"}
     for name, hint, key, value in main:
         sign = -1 if key == formats else 1
         points, validation = (
@@ -81,13 +81,12 @@ def make_curves(log: dict[str, Points], records: Sequence[Record]) -> list[dict[
             for prefix, played in (("", records), ("eval_", evaluated))
         )
         if points:
+            shown |= {key, f"eval_{key}"}
             origin = "all, from logging.jsonl" if log.get(key) else "of the recorded trajectories"
             curve = {"name": name, "hint": hint, "origin": origin, "points": points, "main": True}
             curves.append(curve | ({"others": [{"run": "validation", "points": validation}]} if validation else {}))
-    used = {"reward", accuracy, formats, tool, "num_turns"}
-    used |= {f"eval_{name}" for name in used} | {"epoch", "train_speed(s/it)"}
     for name, points in log.items():
-        if name not in used:
+        if name not in shown:
             curves.append({"name": name, "hint": "", "origin": "logging.jsonl", "points": points, "main": False})
     return curves
 

@@ -316,6 +316,11 @@ class TestCurves:
         assert not any(name.startswith("eval_") for name, curve in curves.items() if curve["main"])
         assert not {"eval_reward", "eval_num_turns"} & set(curves)
 
+    def test_look_before_the_first_step_is_not_lost(self, tmp_path: Path) -> None:
+        log(tmp_path, {"eval_reward": 1.25, "global_step/max_steps": "0/2"})
+        (curve,) = data_of(write_report(tmp_path))["curves"]
+        assert (curve["name"], curve["points"]) == ("eval_reward", [[0, 1.25]])
+
     def test_trace_gives_what_no_log_gives(self, tmp_path: Path) -> None:
         wrong = prompt(generations=[Generation("blue")] * 3)
         trace(tmp_path / "traces", [prompt()], [wrong])

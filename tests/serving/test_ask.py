@@ -216,11 +216,12 @@ class TestDeploy:
             os.kill(int((tmp_path / "pid").read_text()), 0)
 
     @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+    @pytest.mark.parametrize("ctrl_c", ["default_int_handler", "SIG_IGN"])  # the latter: in the background of a script
     def test_signal_within_a_task_of_the_answer_is_no_traceback(
-        self, checkpoint: Path, photo: Path, tmp_path: Path, number: signal.Signals
+        self, checkpoint: Path, photo: Path, tmp_path: Path, number: signal.Signals, ctrl_c: str
     ) -> None:
         script = (
-            "import asyncio, os, sys\n"
+            f"import asyncio, os, signal, sys\nsignal.signal(signal.SIGINT, signal.{ctrl_c})\n"
             "from deepeyes.serving.ask.cli import main\n"
             "from deepeyes.serving.chat import Chat\n"
             "async def play(self, *_):\n"

@@ -100,9 +100,11 @@ def deployed(folder: Path, max_pixels: int, extra: Sequence[str]) -> Iterator[st
 def _interrupted_by(*signals: signal.Signals) -> Iterator[None]:
     """Has signals do what Ctrl-C does at that time, so that a closed terminal leaves no server behind.
 
-    In a running event loop that is not an exception in whatever runs just then: asyncio cancels the task.
+    In a running event loop that is not an exception in whatever runs just then: asyncio cancels the task. What a script
+    starts in the background is deaf to Ctrl-C, and must not be to these.
     """
     before = {number: signal.signal(number, lambda *_: signal.raise_signal(signal.SIGINT)) for number in signals}
+    before[signal.SIGINT] = signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         yield
     finally:
