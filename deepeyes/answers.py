@@ -154,7 +154,7 @@ def read_math(trajectory: Trajectory, rules: Rules) -> Reading:
     return _settle(found[-1] if found else None, well_formed, trajectory, rules)
 
 
-def _settle(answer: str | None, well_formed: bool, trajectory: Trajectory, rules: Rules) -> Reading:  # noqa: FBT001
+def _settle(answer: str | None, well_formed: bool, trajectory: Trajectory, rules: Rules) -> Reading:  # noqa: FBT001 - a private step of this module
     """Decides what needs no judge."""
     if answer is None:
         return Reading(None, well_formed=False, settled=Verdict(correct=False, source="no_answer"))

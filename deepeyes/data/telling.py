@@ -90,7 +90,7 @@ def describe(reports: Sequence[FileReport], max_pixels: int) -> str:
     rows = [("file", "source", "rows", "images", "to drop", "megabytes")]
     for report in reports:
         names = sorted(report.sources)
-        source = ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")  # noqa: PLR2004
+        source = ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")  # noqa: PLR2004 - as many as are named
         numbers = f"{report.rows:,}", f"{report.images:,}", f"{len(report.dropped):,}"
         rows.append((report.path.name, source, *numbers, f"{report.path.stat().st_size / 1e6:,.1f}"))
     lines = [as_table(rows, 2), ""]

@@ -72,7 +72,7 @@ class Batches:
     def __init__(self, checkpoint: Path, plan: Plan) -> None:
         """Draw the pictures and spell the turns with a checkpoint's processor and tokenizer."""
         tokenizer: Any = AutoTokenizer.from_pretrained(checkpoint)
-        processor: Any = AutoImageProcessor.from_pretrained(checkpoint)  # type: ignore[no-untyped-call]
+        processor: Any = AutoImageProcessor.from_pretrained(checkpoint)  # type: ignore[no-untyped-call]  # Transformers leaves it untyped
         self._rng = np.random.default_rng(plan.seed)
         self._pictures = task.sample_pictures(PICTURES, seed=plan.seed, split="warm-up")
         self._images = []

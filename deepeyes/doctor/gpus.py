@@ -33,7 +33,7 @@ def list_gpus() -> dict[int, Gpu]:
     """Returns the GPUs of this machine by number; none where nvidia-smi does not answer."""
     query = ["nvidia-smi", "--query-gpu=index,name,memory.total,memory.used", "--format=csv,noheader,nounits"]
     try:
-        lines = subprocess.run(query, capture_output=True, text=True, timeout=10, check=True).stdout.splitlines()  # noqa: S603
+        lines = subprocess.run(query, capture_output=True, text=True, timeout=10, check=True).stdout.splitlines()  # noqa: S603 - our own words
         rows = [[part.strip() for part in line.split(",")] for line in lines]
         return {int(index): Gpu(name, float(total) / 1024, float(used) / 1024) for index, name, total, used in rows}
     except (OSError, ValueError, subprocess.SubprocessError):

@@ -60,7 +60,7 @@ def check_row(plan: Plan) -> list[Finding]:
 def load_row(order: Mapping[str, Any]) -> dict[str, Any]:
     """Loads the first row of a file as training does, and counts its tokens. Runs in a process of its own."""
     from swift import get_processor, get_template  # noqa: PLC0415 - takes ten seconds or more
-    from swift.dataset import load_dataset  # noqa: PLC0415
+    from swift.dataset import load_dataset  # noqa: PLC0415 - likewise
 
     command = Command(options={name: tuple(values) for name, values in order["options"].items()})
     rows, _ = load_dataset(

@@ -28,7 +28,7 @@ def request(method: str, url: str, key: str = "") -> tuple[int, Any]:
     body = b"{}" if method == "POST" else None
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     try:
-        with opener.open(urllib.request.Request(url, body, headers, method=method), timeout=HTTP_TIMEOUT) as reply:  # noqa: S310
+        with opener.open(urllib.request.Request(url, body, headers, method=method), timeout=HTTP_TIMEOUT) as reply:  # noqa: S310 - the user's own server, over http(s)
             status, content = reply.status, reply.read(1 << 20)
     except urllib.error.HTTPError as error:
         status, content = error.code, error.read(1 << 20)
@@ -65,7 +65,7 @@ def engine_of(base: str) -> dict[str, Any] | None:
         OSError: Nothing answers.
     """
     status, reply = request("POST", f"{base}/get_engine_type/")
-    return reply if status == 200 and isinstance(reply, dict) and "engine_type" in reply else None  # noqa: PLR2004
+    return reply if status == 200 and isinstance(reply, dict) and "engine_type" in reply else None  # noqa: PLR2004 - HTTP OK
 
 
 def models_of(base: str, key: str) -> list[str] | None:

@@ -112,7 +112,7 @@ def _agrees(question: str, reference: str, answer: str, *, exact_case: bool) -> 
 def _agrees_on_polarity(
     right: bool,  # noqa: FBT001 - yes or no
     meant: Sequence[str],
-    claimed: bool | None,  # noqa: FBT001
+    claimed: bool | None,  # noqa: FBT001 - likewise, or neither
     said: Sequence[str],
     asked: Sequence[str],
 ) -> bool:

@@ -170,7 +170,7 @@ def _spelled(found: re.Match[str]) -> str:
             continue
         if word in _SMALL:
             value = _SMALL[word]
-            room = 100 if current % 100 == 0 else 10 if current % 10 == 0 and current % 100 > 10 else 0  # noqa: PLR2004
+            room = 100 if current % 100 == 0 else 10 if current % 10 == 0 and current % 100 > 10 else 0  # noqa: PLR2004 - tens and hundreds of a number in words
             if current and value >= room:
                 return found[0]
             current += value

@@ -53,12 +53,12 @@ class WorstCaseScheduler(_Scheduler):  # type: ignore[misc]  # known only when s
         """Puts what is played in the place of what the model said."""
         turn = getattr(infer_request, "_rehearsed_turns", 0) + 1
         infer_request._rehearsed_turns = turn  # noqa: SLF001 - our own attribute
-        infer_request._rehearsed = self._play(last=turn >= TURNS)  # noqa: SLF001
-        return super().append_assistant_completion(infer_request, infer_request._rehearsed[0])  # noqa: SLF001
+        infer_request._rehearsed = self._play(last=turn >= TURNS)  # noqa: SLF001 - our own attribute
+        return super().append_assistant_completion(infer_request, infer_request._rehearsed[0])  # noqa: SLF001 - our own attribute
 
     async def on_turn_end(self, infer_request: Any, response_choice: Any, current_turn: int) -> Any:
         """Does the same to the tokens that will be trained on."""
-        text, tokens = infer_request._rehearsed  # noqa: SLF001
+        text, tokens = infer_request._rehearsed  # noqa: SLF001 - our own attribute
         response_choice.message.content = text
         response_choice.token_ids = list(tokens)
         response_choice.finish_reason = "stop"
@@ -94,7 +94,7 @@ def sample_to_the_limit(engine: Any) -> None:
             config.min_new_tokens = config.max_new_tokens
         return config
 
-    engine._prepare_generation_config = prepare  # noqa: SLF001
+    engine._prepare_generation_config = prepare  # noqa: SLF001 - swift offers no other place
 
 
 def time_method(trainer: Any, name: str, phase: str) -> None:
@@ -122,7 +122,7 @@ def count_tokens(trainer: Any) -> None:
         note("tokens", inputs["attention_mask"].sum(-1).max().item() if "attention_mask" in inputs else 0)
         return original(self, model, inputs, *args, **kwargs)
 
-    trainer._compute_loss = counted  # noqa: SLF001
+    trainer._compute_loss = counted  # noqa: SLF001 - swift offers no other place
 
 
 multi_turn.multi_turns["deepeyes_scheduler"] = WorstCaseScheduler

@@ -104,7 +104,7 @@ class GpuMemory:
             return
         self._looked = time.monotonic()
         try:
-            lines = subprocess.run(GPU_QUERY, capture_output=True, text=True, timeout=10, check=True).stdout  # noqa: S603
+            lines = subprocess.run(GPU_QUERY, capture_output=True, text=True, timeout=10, check=True).stdout  # noqa: S603 - our own words
             for line in lines.splitlines():
                 index, used, total = (int(part) for part in line.split(","))
                 self.used[index] = max(self.used.get(index, 0.0), used / 1024)

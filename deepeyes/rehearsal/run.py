@@ -6,6 +6,7 @@ import json
 import shlex
 import socket
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from deepeyes.launch import HERE, Command, PlanError, dry_run, module_command
@@ -15,7 +16,6 @@ from deepeyes.rehearsal.rows import QUESTION_WORDS, REFERENCE, write_rows
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-    from pathlib import Path
 
 PLUGINS = (HERE / "deepeyes_plugin.py", HERE / "deepeyes" / "rehearsal" / "deepeyes_rehearsal.py")
 TINY_ARGUMENTS = {
@@ -212,7 +212,7 @@ def rows_of(datasets: tuple[str, ...]) -> int | None:
                 with open(name, "rb") as file:  # noqa: PTH123 - lines are counted, not read
                     total += sum(1 for line in file if line.strip())
             elif name.endswith(".json"):
-                total += len(json.loads(open(name, "rb").read()))  # noqa: PTH123, SIM115
+                total += len(json.loads(Path(name).read_bytes()))
             else:
                 return None
         except (OSError, ValueError):

@@ -14,7 +14,7 @@ import json
 from itertools import pairwise
 from pathlib import Path
 
-from tokenizers import (  # type: ignore[import-untyped]
+from tokenizers import (  # type: ignore[import-untyped]  # it ships no types
     AddedToken,
     Regex,
     Tokenizer,

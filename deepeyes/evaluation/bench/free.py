@@ -97,7 +97,7 @@ def _box_of(row: Mapping[str, Any]) -> Box:
         if len(numbers) == 4 and max(map(abs, numbers)) <= UNIT:  # noqa: PLR2004 - x1, y1, x2, y2
             sides = [float(str(row[name])) for name in ("width", "height")] * 2
             numbers = [number * side for number, side in zip(numbers, sides, strict=True)]
-    if len(numbers) != 4 or not (numbers[0] < numbers[2] and numbers[1] < numbers[3]):  # noqa: PLR2004
+    if len(numbers) != 4 or not (numbers[0] < numbers[2] and numbers[1] < numbers[3]):  # noqa: PLR2004 - x1, y1, x2, y2
         raise ValueError(f"the box is {numbers!r:.80}; expected x1 < x2 and y1 < y2")
     return numbers[0], numbers[1], numbers[2], numbers[3]
 

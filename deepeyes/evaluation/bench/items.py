@@ -183,7 +183,7 @@ def place_of(letter: object, count: int) -> int:
 
 def is_given(value: object) -> bool:
     """Tells whether a cell holds something; a missing one is None, NaN (which does not equal itself) or blank."""
-    return value is not None and value == value and bool(str(value).strip())  # noqa: PLR0124
+    return value is not None and value == value and bool(str(value).strip())  # noqa: PLR0124 - NaN, see above
 
 
 def orders(item: Item, how: str, seed: int, sample: int) -> list[tuple[int, ...]]:

@@ -139,7 +139,7 @@ def parquet_columns(path: Path) -> list[str]:
         BenchError: It is none.
     """
     import pyarrow as pa  # noqa: PLC0415 - only where a parquet is read
-    import pyarrow.parquet as pq  # noqa: PLC0415
+    import pyarrow.parquet as pq  # noqa: PLC0415 - likewise
 
     try:
         return list(pq.read_schema(path).names)
@@ -179,7 +179,7 @@ class Parquet:
         Raises:
             BenchError: The file is damaged.
         """
-        import pyarrow as pa  # noqa: PLC0415
+        import pyarrow as pa  # noqa: PLC0415 - only where a parquet is read
 
         light = [name for name in self._columns if name not in self._unused]
         try:
